@@ -1,0 +1,89 @@
+"""Every setting, once. Read from `NIGHTSHIFT_*` variables or `.env`; frozen; unknown names are refused."""
+
+from __future__ import annotations
+
+import os
+from datetime import time, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.errors import UsageError
+
+PREFIX = "NIGHTSHIFT_"
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """The one settings class. A URL may hold a password, so both URLs are secrets."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_file_encoding="utf-8", extra="forbid", frozen=True
+    )
+
+    home: Path = Field(Path(".nightshift"), description="Where the embedded servers and the local state live.")
+    database_url: SecretStr | None = Field(
+        None,
+        description="postgresql://…; empty: the embedded server. Behind PgBouncer use session pooling: "
+        "a worker's batch lock lives as long as its session.",
+    )
+    redis_url: SecretStr | None = Field(None, description="redis://… of the broker; empty: the embedded server.")
+
+    nightly_at: time = Field(time(0, 1), description="UTC time of day at which the previous day becomes due.")
+    dev_night_every: timedelta | None = Field(
+        None, description="Development: the next day becomes due every so often, e.g. PT5M."
+    )
+    clock_offset: timedelta = Field(timedelta(0), description="Added to the wall clock everywhere; the demo uses it.")
+    catch_up_days: int = Field(14, ge=1, description="A missing night older than this is marked `missed`.")
+    tick_seconds: float = Field(10.0, gt=0, description="How often beat sends its tick.")
+
+    workers: int = Field(2, ge=1, le=256, description="Pool processes of the simulations worker in `nightshift up`.")
+    batch_users: int = Field(5000, ge=1, le=1_000_000, description="Users in a batch.")
+    max_stale_days: int = Field(5, ge=0, le=365, description="A last close older than this values nothing.")
+    max_attempts: int = Field(3, ge=1, description="Attempts at a batch before it is failed.")
+    overdue_seconds: float = Field(
+        20.0, gt=0, description="A published batch that nobody claimed or holds for this long is published again."
+    )
+    soft_time_limit: int = Field(600, ge=1, description="Seconds after which a task is asked to stop.")
+    hard_time_limit: int = Field(720, ge=1, description="Seconds after which its process is killed.")
+    visibility_timeout: int = Field(
+        900, ge=1, description="Seconds until Redis gives an unacknowledged message to another worker."
+    )
+    message_max_bytes: int = Field(16_384, ge=256, description="A larger message is dropped, not parsed.")
+
+    log_format: Literal["auto", "json", "pretty"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    host: str = Field("127.0.0.1", description="Address that Flower and the exporter bind.")
+    flower_port: Port = Field(5555, description="0 takes a free port.")
+    exporter_port: Port = Field(9808, description="0 takes a free port.")
+    flower_user: str = "operator"
+    flower_password: SecretStr | None = Field(None, description="Empty: generated at start and shown there.")
+
+    def nightshift_home(self) -> Path:
+        """The home as an absolute path: child processes may run in another directory."""
+        return self.home.expanduser().absolute()
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once.
+
+    Raises:
+        UsageError: a value is malformed, or a `NIGHTSHIFT_*` variable is unknown.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name.upper() not in known)
+    if unknown:
+        # pydantic-settings reads only the names it knows from the environment, so a typo there would pass unseen.
+        raise UsageError(f"unknown setting {unknown[0]}: the settings are listed in docs/settings.md")
+    try:
+        return Settings()  # type: ignore[call-arg]
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        name = PREFIX + ".".join(str(part) for part in first["loc"]).upper()
+        raise UsageError(f"setting {name}: {first['msg']}") from None

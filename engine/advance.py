@@ -1,0 +1,193 @@
+"""One day of many simulations: `state(D) = advance(state(D-1), closes up to D, parameters)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.frame import MAX_SLOTS, Rows, Simulations, State
+from engine.market import Market
+from engine.night import Night, equity_of, value_holdings
+from engine.orders import Trades, apply_stops, fill
+from engine.statistics import record_day
+from engine.strategies import strategies
+from engine.strategies.base import Strategy
+from engine.ticks import PPM, Bools
+
+
+class Reason(StrEnum):
+    """Why a simulation is quarantined; in the order in which they are looked for."""
+
+    MALFORMED = "malformed"
+    UNKNOWN_ASSET = "unknown_asset"
+    NO_CLOSE = "no_close"
+    OVERFLOW = "overflow"
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A row of the frame that could not be advanced; `asset_id` is 0 where no single asset is to blame."""
+
+    row: int
+    reason: Reason
+    asset_id: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class DayResult:
+    """What a day made of n simulations.
+
+    Attributes:
+        state: n rows; those that are not `ok` mean nothing.
+        ok: bool (n,).
+        trades: of the rows that are ok.
+        quarantined: one entry for each row that is not.
+    """
+
+    state: State
+    ok: Bools
+    trades: Trades
+    quarantined: list[Quarantined]
+
+
+def advance(simulations: Simulations, state: State, market: Market, day: int) -> DayResult:
+    """Advance every simulation by `day`. The arguments are not changed.
+
+    Args:
+        simulations: n simulations, each with `start_day <= day`.
+        state: their state at the close of `day - 1`, or the initial one.
+        market: holds `day`, and either `day - 1` or nothing before `day`.
+        day: day number.
+    """
+    row = market.row(day)
+    columns, unknown = market.columns_of(simulations.asset_ids)
+    quarantined = _refuse(simulations, market, row, columns, unknown)
+    ok = np.ones(len(simulations), dtype=np.bool_)
+    ok[[entry.row for entry in quarantined]] = False
+
+    after = state.copy()
+    parts: list[Trades] = []
+    for code in np.unique(simulations.strategy[ok]).tolist():
+        rows = _rows(ok & (simulations.strategy == code))
+        night = _night(simulations.take(rows), after.take(rows).copy(), market, day, columns[rows])
+        trades = _advance_strategy(strategies()[code], night)
+        after.put(rows, night.state)
+        failed = _indices(rows, len(ok))[night.overflow]
+        ok[failed] = False
+        quarantined += [
+            Quarantined(int(index), Reason.OVERFLOW, 0, "a value does not fit 92 billion units") for index in failed
+        ]
+        trades.row = _indices(rows, len(ok))[trades.row]
+        parts.append(trades)
+    return DayResult(after, ok, _merge(parts, ok), sorted(quarantined, key=lambda entry: entry.row))
+
+
+def _advance_strategy(strategy: Strategy, night: Night) -> Trades:
+    """Advance the rows of one strategy; `night.state` becomes the new state."""
+    orders = strategy.orders(night)
+    apply_stops(night, orders, blocking=strategy.blocking)
+    night.state, trades = fill(night, orders)
+    equity = night.equity
+    changed = np.unique(trades.row)
+    if len(changed):
+        overflow = np.zeros(len(changed), dtype=np.bool_)
+        values = value_holdings(night.state.quantities[changed], night.price[changed], overflow)
+        equity = equity.copy()
+        equity[changed] = equity_of(night.state.cash[changed], values, overflow)
+        night.overflow[changed[overflow]] = True
+    record_day(night.state, equity)
+    return trades
+
+
+def _night(
+    simulations: Simulations, state: State, market: Market, day: int, columns: NDArray[np.intp]
+) -> Night:
+    row = market.row(day)
+    price = market.last[row][columns]
+    overflow = np.zeros(len(simulations), dtype=np.bool_)
+    return Night(
+        day=day,
+        market=market,
+        row=row,
+        simulations=simulations,
+        state=state,
+        columns=columns,
+        price=price,
+        tradable=(market.age[row] == 0)[columns] & (price > 0),
+        equity=equity_of(state.cash, value_holdings(state.quantities, price, overflow), overflow),
+        overflow=overflow,
+    )
+
+
+def _refuse(
+    simulations: Simulations, market: Market, row: int, columns: NDArray[np.intp], unknown: Bools
+) -> list[Quarantined]:
+    """The simulations that cannot be advanced at all today, each with its first reason."""
+    refused = [
+        Quarantined(int(index), Reason.MALFORMED, 0, "strategy, parameters, assets or weights are malformed")
+        for index in np.flatnonzero(malformed(simulations))
+    ]
+    stale = (market.age[row] > market.max_stale_days)[columns] & ~unknown
+    seen = {entry.row for entry in refused}
+    for mask, reason in ((unknown, Reason.UNKNOWN_ASSET), (stale, Reason.NO_CLOSE)):
+        for index in np.flatnonzero(mask.any(axis=1)).tolist():
+            if index in seen:
+                continue
+            seen.add(index)
+            slot = int(np.argmax(mask[index]))
+            refused.append(
+                Quarantined(index, reason, int(simulations.asset_ids[index, slot]), _detail(reason, market, row, int(columns[index, slot])))
+            )
+    return refused
+
+
+def _detail(reason: Reason, market: Market, row: int, column: int) -> str:
+    if reason is Reason.UNKNOWN_ASSET:
+        return "no such asset"
+    if market.count[row, column] == 0:
+        return "the asset has no close yet"
+    return f"the asset's last close is {market.age[row, column]} days old (at most {market.max_stale_days})"
+
+
+def malformed(simulations: Simulations) -> Bools:
+    """bool (n,), what the strategy's model or the ledger's rules for a simulation would refuse."""
+    slots, count = simulations.slots.astype(np.int64), simulations.asset_ids.shape[1]
+    used = np.arange(count)[None, :] < slots[:, None]
+    ids, weights = simulations.asset_ids, simulations.weights
+    wrong = np.asarray((slots < 1) | (slots > MAX_SLOTS) | (simulations.initial_cash < 0) | (simulations.start_day < 0))
+    wrong |= ((ids <= 0) & used).any(axis=1) | ((weights < 0) | (weights > PPM)).any(axis=1)
+    wrong |= weights.sum(axis=1) > PPM
+    ordered = np.sort(ids, axis=1)
+    wrong |= ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any(axis=1)
+    for code in np.unique(simulations.strategy).tolist():
+        rows = _rows(simulations.strategy == code)
+        strategy = strategies().get(code)
+        wrong[rows] |= True if strategy is None else strategy.malformed(simulations.params[rows], simulations.param_count[rows])
+    return wrong
+
+
+def _rows(mask: Bools) -> Rows:
+    """The rows of `mask` as a slice where they are contiguous: a slice is a view, an index a copy."""
+    rows = np.flatnonzero(mask)
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
+
+
+def _indices(rows: Rows, count: int) -> NDArray[np.intp]:
+    return np.arange(count)[rows] if isinstance(rows, slice) else rows
+
+
+def _merge(parts: list[Trades], ok: Bools) -> Trades:
+    """The strategies' trades as one, ordered by row and slot, without those of rows that are not ok."""
+    if not parts:
+        nothing = np.zeros(0, dtype=np.int64)
+        return Trades(nothing, nothing, nothing.astype(np.int32), nothing, nothing, nothing, nothing, nothing)
+    columns = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Trades)}
+    order = np.lexsort((columns["slot"], columns["row"]))
+    order = order[ok[columns["row"][order]]]
+    return Trades(**{name: column[order] for name, column in columns.items()})

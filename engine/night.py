@@ -1,0 +1,123 @@
+"""What a strategy sees of one day, and the two ways in which it sizes an order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.frame import Simulations, State
+from engine.market import Market
+from engine.params import COMMON
+from engine.ticks import PPM, TICKS, Bools, Ints, add_checked, mul_div_add_floor, mul_div_floor, mul_div_round
+
+
+@dataclass(slots=True)
+class Night:
+    """n simulations of one strategy on one day. Strategies read it, and change nothing but `state.strategy_state`.
+
+    Attributes:
+        day: day number D.
+        market: its row `row` is D, `row - 1` is the last that a signal may see (-1: there is none).
+        simulations, state: the state is the previous day's.
+        columns: intp (n, K), the slots' columns in the market.
+        price: int64 (n, K), the last close on or before D.
+        tradable: bool (n, K), the asset has a close on D.
+        equity: int64 (n,), cash and holdings valued with `price`, before trading.
+        overflow: bool (n,), set where a value does not fit int64.
+    """
+
+    day: int
+    market: Market
+    row: int
+    simulations: Simulations
+    state: State
+    columns: NDArray[np.intp]
+    price: Ints
+    tradable: Bools
+    equity: Ints
+    overflow: Bools
+
+    @property
+    def params(self) -> Ints:
+        """int64 (n, P'), the strategy's own parameters, in the order of its model."""
+        return self.simulations.params[:, COMMON:]
+
+    @property
+    def any_tradable(self) -> Bools:
+        """bool (n,), at least one slot can trade."""
+        return np.asarray(self.tradable.any(axis=1))
+
+    @property
+    def previous_row(self) -> int:
+        """The market row of D-1, whose closes are the last that a signal may see."""
+        return self.row - 1
+
+    def no_orders(self) -> Ints:
+        """int64 (n, K) of zeros."""
+        return np.zeros(self.columns.shape, dtype=np.int64)
+
+    def weighted(self, amount: Ints) -> Ints:
+        """int64 (n, K): `floor(amount * weight / PPM)` for `amount` int64 (n,)."""
+        return mul_div_floor(amount[:, None], self.simulations.weights, PPM)
+
+    def buy_for(self, orders: Ints, where: Bools, budget: Ints) -> None:
+        """Write into `orders`, at `where`, the largest quantities that `budget` (n, K) pays, fees included."""
+        rows, slots = np.nonzero(where)
+        overflow = np.zeros(len(rows), dtype=np.bool_)
+        fee_ppm = self.simulations.params[rows, 0]
+        orders[rows, slots] = afford(budget[rows, slots], self.price[rows, slots], fee_ppm, overflow)
+        self.overflow[rows[overflow]] = True
+
+    def to_value(self, orders: Ints, where: Bools, value: Ints) -> None:
+        """Write into `orders`, at `where`, what brings each holding to `value` (n, K) at D's close."""
+        rows, slots = np.nonzero(where)
+        overflow = np.zeros(len(rows), dtype=np.bool_)
+        target = mul_div_floor(value[rows, slots], TICKS, self.price[rows, slots], overflow)
+        orders[rows, slots] = target - self.state.quantities[rows, slots]
+        self.overflow[rows[overflow]] = True
+
+    def previous_value(self, rows: NDArray[np.intp], slots: NDArray[np.intp]) -> Ints:
+        """int64, the holdings at (`rows`, `slots`) valued with the last close on or before D-1; 0 without one."""
+        if self.previous_row < 0:
+            return np.zeros(len(rows), dtype=np.int64)
+        price = self.market.last[self.previous_row, self.columns[rows, slots]]
+        return mul_div_round(self.state.quantities[rows, slots], price, TICKS)
+
+
+def afford(budget: Ints, price: Ints, fee_ppm: Ints, overflow: Bools | None = None) -> Ints:
+    """The largest quantity whose notional and fee are at most `budget`; all int64 (m,), prices > 0.
+
+    First the largest such notional `n`: `floor(budget * PPM / (PPM + fee_ppm))` fits, and of the larger ones only the
+    next can, since a fee rounds by at most half a tick. Then the largest quantity that rounds to at most `n`: quantity *
+    price may reach `n * TICKS + TICKS / 2`, and that exactly only for even `n`, as half rounds to even.
+    """
+    budget = np.maximum(budget, 0)
+    notional = mul_div_floor(budget, PPM, PPM + fee_ppm)
+    more = np.minimum(notional, budget - 1) + 1
+    fee = mul_div_round(more, fee_ppm, PPM)
+    notional = np.where((fee <= budget - more) & (budget > 0), more, notional)
+    spare = TICKS // 2 - (notional & 1)
+    too_much = np.zeros(budget.shape, dtype=np.bool_)
+    quantity = mul_div_add_floor(notional, TICKS, spare, price, too_much)
+    worthless = (notional == 0) | ~(too_much | (mul_div_round(quantity, price, TICKS) > 0))
+    if overflow is not None:
+        overflow |= too_much & (notional > 0)
+    return np.where(worthless, 0, quantity)
+
+
+def value_holdings(quantities: Ints, price: Ints, overflow: Bools) -> Ints:
+    """int64 (n, K), each holding's worth; marks rows of `overflow` (n,) where one does not fit."""
+    too_big = np.zeros(quantities.shape, dtype=np.bool_)
+    values = mul_div_round(quantities, price, TICKS, too_big)
+    overflow |= too_big.any(axis=1)
+    return values
+
+
+def equity_of(cash: Ints, values: Ints, overflow: Bools) -> Ints:
+    """int64 (n,), cash plus the sum of `values` (n, K); marks `overflow` (n,) where it does not fit."""
+    total = cash.copy()
+    for slot in range(values.shape[1]):
+        total = add_checked(total, values[:, slot], overflow)
+    return total

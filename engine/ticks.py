@@ -1,0 +1,107 @@
+"""Exact arithmetic on int64 ticks.
+
+`a * b / c` needs a 128-bit product. Instead of computing it, estimate the quotient in float64 and take the remainder in
+wrapping int64: `r = a*b - q*c` is exact modulo 2**64, and it is small because the estimate is close, so the wrapped value
+is the true one. `floor(r / c)` then corrects the estimate. The few elements for which "small" is not certain (see
+`_is_safe`) go through Python integers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+TICKS = 10**8
+PPM = 10**6
+MAX = 2**63 - 1
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+# The estimate's relative error is at most 5 roundings of 2**-53, hence |r| <= a*b * 5 * 2**-53 + c. With a*b < 2**112
+# and c < 2**62 that is below 2**63, so the wrapped remainder is the true one; the bounds are halved for the float test.
+_SAFE_PRODUCT = 2.0**111
+_SAFE_DIVISOR = 2**61
+_SAFE_QUOTIENT = 2.0**62
+
+
+def mul_div_floor(a: ArrayLike, b: ArrayLike, c: ArrayLike, overflow: Bools | None = None) -> Ints:
+    """`floor(a * b / c)`, exact, elementwise with broadcasting.
+
+    Args:
+        a: int64, >= 0.
+        b: int64, >= 0.
+        c: int64, > 0.
+        overflow: bool array of the result's shape; True is stored where the result does not fit int64.
+
+    Returns:
+        int64; `MAX` where the result does not fit.
+    """
+    return _div_mod(a, b, c, overflow)[0]
+
+
+def mul_div_round(a: ArrayLike, b: ArrayLike, c: ArrayLike, overflow: Bools | None = None) -> Ints:
+    """`a * b / c` rounded half to even; otherwise as `mul_div_floor`."""
+    quotient, remainder, divisor = _div_mod(a, b, c, overflow)
+    rest = divisor - remainder
+    up = (remainder > rest) | ((remainder == rest) & ((quotient & 1) == 1))
+    if overflow is not None:
+        overflow |= up & (quotient == MAX)
+    return np.asarray(quotient + (up & (quotient != MAX)), dtype=np.int64)
+
+
+def mul_div_add_floor(a: Ints, b: int, add: Ints, c: Ints, overflow: Bools | None = None) -> Ints:
+    """`floor((a * b + add) / c)` for `add >= 0`; otherwise as `mul_div_floor`."""
+    quotient, remainder, divisor = _div_mod(a, b, c, overflow)
+    missing = divisor - remainder
+    carry = np.where(add >= missing, 1 + (add - np.minimum(missing, add)) // divisor, 0)
+    return add_checked(quotient, carry, overflow)
+
+
+def add_checked(a: Ints, b: Ints, overflow: Bools | None = None) -> Ints:
+    """`a + b` for operands >= 0; `MAX`, and True in `overflow`, where the sum does not fit."""
+    total = a + b
+    wrapped = total < 0
+    if wrapped.any():
+        total[wrapped] = MAX
+        if overflow is not None:
+            overflow |= wrapped
+    return total
+
+
+def _div_mod(a: ArrayLike, b: ArrayLike, c: ArrayLike, overflow: Bools | None) -> tuple[Ints, Ints, Ints]:
+    left, right, divisor = (np.asarray(x, dtype=np.int64) for x in (a, b, c))
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = left.astype(np.float64) * right
+        estimate = np.asarray(product / divisor)
+        safe = _is_safe(product, divisor, estimate)
+        all_safe = bool(safe.all())
+        if not all_safe:
+            estimate = np.where(safe, estimate, 0.0)
+        quotient = estimate.astype(np.int64)
+        remainder = np.asarray(left * right - quotient * divisor)
+        correction = remainder // divisor
+        quotient = np.asarray(quotient + correction)
+        remainder = np.asarray(remainder - correction * divisor)
+    if not all_safe:
+        _exactly(left, right, divisor, ~safe, quotient, remainder, overflow)
+    return quotient, remainder, np.broadcast_to(divisor, quotient.shape)
+
+
+def _is_safe(product: Floats, divisor: Ints, estimate: Floats) -> Bools:
+    return np.asarray((product < _SAFE_PRODUCT) & (divisor < _SAFE_DIVISOR) & (estimate < _SAFE_QUOTIENT))
+
+
+def _exactly(
+    a: Ints, b: Ints, c: Ints, where: Bools, quotient: Ints, remainder: Ints, overflow: Bools | None
+) -> None:
+    """Recompute the elements of `where` in place with Python integers."""
+    a, b, c, where = np.broadcast_arrays(a, b, c, where)
+    for index in zip(*np.nonzero(where), strict=True):
+        exact, rest = divmod(int(a[index]) * int(b[index]), int(c[index]))
+        fits = exact <= MAX
+        quotient[index] = exact if fits else MAX
+        remainder[index] = rest if fits else 0
+        if not fits and overflow is not None:
+            overflow[index] = True

@@ -1,0 +1,125 @@
+"""Partitions: a day of `portfolio_days`, a month of `trades` and `price_ticks`. Made before the rows come, by name.
+
+Making one is idempotent and safe beside other processes doing the same. It does not block readers or writers of the
+parent: CREATE TABLE … PARTITION OF takes an ACCESS EXCLUSIVE lock on the parent, while a table created on its own and
+then attached takes SHARE UPDATE EXCLUSIVE only. A partition carries the key that its parent cannot have (a key of a
+partitioned table must contain the day).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from sqlalchemy import Connection, bindparam, text
+
+from core.errors import NightshiftError
+
+PARTITIONED = ("portfolio_days", "trades", "price_ticks")
+MONTHLY = ("trades", "price_ticks")
+# Any constant of our own: it keeps two processes from making partitions at the same time.
+PARTITION_LOCK = 0x4E53_5041_5254
+_NAME = re.compile(rf"({'|'.join(PARTITIONED)})_\d+")
+_KEYS = {
+    "portfolio_days": "user_id, simulation_id",
+    "trades": "day, user_id, simulation_id, asset_id",
+}
+# Rows are only ever appended, so pages are filled, and the one vacuum that inserts trigger may freeze at once: no
+# anti-wraparound vacuum has to read an old partition again.
+_STORAGE = "fillfactor = 100, autovacuum_freeze_min_age = 0"
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One partition: rows of `parent` with `lower <= key < upper`, both written as SQL literals."""
+
+    parent: str
+    name: str
+    lower: str
+    upper: str
+
+    def statements(self) -> list[str]:
+        """The DDL that creates and attaches it."""
+        create = f"CREATE TABLE {self.name} (LIKE {self.parent} INCLUDING ALL) WITH ({_STORAGE})"
+        bounds = f"FROM ('{self.lower}') TO ('{self.upper}')"
+        attach = f"ALTER TABLE {self.parent} ATTACH PARTITION {self.name} FOR VALUES {bounds}"
+        if self.parent not in _KEYS:
+            return [create, attach]
+        key = f"ALTER TABLE {self.name} ADD CONSTRAINT pk_{self.name} PRIMARY KEY ({_KEYS[self.parent]})"
+        return [create, key, attach]
+
+
+def is_partition(table: str) -> bool:
+    """Whether `table` is the name of a partition: migrations leave partitions alone."""
+    return _NAME.fullmatch(table) is not None
+
+
+def day_partition(day: date) -> Partition:
+    """The partition of `portfolio_days` that holds `day`."""
+    return Partition(
+        "portfolio_days", f"portfolio_days_{day:%Y%m%d}", day.isoformat(), (day + timedelta(days=1)).isoformat()
+    )
+
+
+def month_partition(table: str, day: date) -> Partition:
+    """The partition of `table` (of MONTHLY) that holds the month of `day`; months are those of UTC."""
+    if table not in MONTHLY:
+        raise ValueError(f"{table} is not partitioned by month")
+    first = day.replace(day=1)
+    following = (first + timedelta(days=31)).replace(day=1)
+    # An explicit zone, or the session's would move the boundary of a timestamptz.
+    zone = " 00:00:00+00" if table == "price_ticks" else ""
+    return Partition(table, f"{table}_{first:%Y%m}", f"{first.isoformat()}{zone}", f"{following.isoformat()}{zone}")
+
+
+def ensure_day_partitions(connection: Connection, days: Iterable[date]) -> list[str]:
+    """Make the missing partitions of `portfolio_days` for `days`; the names of those made, in order.
+
+    They appear with the caller's transaction, which holds the partition lock until it ends: commit soon.
+
+    Raises:
+        NightshiftError: a table of that name exists and is no partition.
+    """
+    return _ensure(connection, [day_partition(day) for day in sorted(set(days))])
+
+
+def ensure_month_partitions(connection: Connection, table: str, months: Iterable[date]) -> list[str]:
+    """Make the missing partitions of `table` ('trades' or 'price_ticks') for the months that hold `months` (any days).
+
+    Otherwise like `ensure_day_partitions`.
+    """
+    firsts = sorted({month.replace(day=1) for month in months})
+    return _ensure(connection, [month_partition(table, first) for first in firsts])
+
+
+_EXISTING = text(
+    """
+    SELECT c.relname, i.inhparent IS NOT NULL AS attached
+    FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+    WHERE c.relname IN :names AND c.relnamespace = current_schema()::regnamespace
+    """
+).bindparams(bindparam("names", expanding=True))
+
+
+def _missing(connection: Connection, wanted: Sequence[Partition]) -> list[Partition]:
+    if not wanted:
+        return []
+    existing = set()
+    for name, attached in connection.execute(_EXISTING, {"names": [partition.name for partition in wanted]}):
+        if not attached:
+            raise NightshiftError(f"table {name} exists but is no partition: rename it or attach it again")
+        existing.add(name)
+    return [partition for partition in wanted if partition.name not in existing]
+
+
+def _ensure(connection: Connection, wanted: Sequence[Partition]) -> list[str]:
+    if not _missing(connection, wanted):
+        return []
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PARTITION_LOCK})
+    made = _missing(connection, wanted)
+    for partition in made:
+        for statement in partition.statements():
+            connection.exec_driver_sql(statement)
+    return [partition.name for partition in made]

@@ -1,0 +1,122 @@
+"""Who owns what, and what each night appended: users, simulations, portfolio days, trades, the leaderboard.
+
+`portfolio_days` and `trades` are appended and never updated. Their parents have no key, because a key of a partitioned
+table must contain the day: each partition has its own (models.partitions), and there the database guarantees one row
+for each simulation and day. The rows of both name users and simulations without a foreign key: a million checks a night
+would cost more than the night, and the only writer copies the ids out of `simulations`.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, SmallInteger, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Amount, Base, Big, BigArray, IntArray, Small, TextArray
+
+
+def _flat(*columns: str) -> str:
+    """The SQL condition that arrays have one dimension and no NULL in them, as the binary codec demands."""
+    return " AND ".join(f"coalesce(array_ndims({c}), 1) = 1 AND array_position({c}, NULL) IS NULL" for c in columns)
+
+
+class User(Base):
+    """Owns simulations. Batches are ranges of user ids."""
+
+    __tablename__ = "users"
+
+    id: Mapped[Big] = mapped_column(Identity(), primary_key=True)
+    name: Mapped[str]
+    email: Mapped[str | None]
+    notify: Mapped[bool] = mapped_column(server_default=text("false"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Strategy(Base):
+    """The engine's registry, copied by `db migrate`, so that views can name strategies and parameters."""
+
+    __tablename__ = "strategies"
+
+    code: Mapped[Small] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(unique=True)
+    param_names: Mapped[TextArray]
+
+
+class Simulation(Base):
+    """A paper portfolio. `strategy` has no foreign key: an unknown one is quarantined by the night, not refused."""
+
+    __tablename__ = "simulations"
+    __table_args__ = (
+        Index("ix_simulations_user_id_id", "user_id", "id", unique=True),
+        CheckConstraint("start_day >= DATE '2000-01-01'", name="start_day"),
+        CheckConstraint("initial_cash >= 0", name="initial_cash"),
+        CheckConstraint("cardinality(asset_ids) = cardinality(weights_ppm)", name="slots"),
+        CheckConstraint(_flat("params", "asset_ids", "weights_ppm"), name="arrays"),
+    )
+
+    id: Mapped[Big] = mapped_column(Identity(), primary_key=True)
+    user_id: Mapped[Big] = mapped_column(ForeignKey("users.id"))
+    strategy: Mapped[Small]
+    start_day: Mapped[date]
+    initial_cash: Mapped[Amount]
+    params: Mapped[BigArray]
+    asset_ids: Mapped[IntArray]
+    weights_ppm: Mapped[IntArray]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class PortfolioDay(Base):
+    """The state of one simulation at the close of one day. The order of the columns leaves no padding but the last."""
+
+    __tablename__ = "portfolio_days"
+
+    day: Mapped[date] = mapped_column()
+    nights: Mapped[int]
+    user_id: Mapped[Big] = mapped_column()
+    simulation_id: Mapped[Big] = mapped_column()
+    cash: Mapped[Amount]
+    equity: Mapped[Amount]
+    peak: Mapped[Amount]
+    return_mean: Mapped[float]
+    return_m2: Mapped[float]
+    max_drawdown: Mapped[float]
+    asset_ids: Mapped[IntArray]
+    quantities: Mapped[BigArray]
+    cost_basis: Mapped[BigArray]
+    state: Mapped[BigArray]
+
+    __table_args__ = {"postgresql_partition_by": "RANGE (day)"}  # noqa: RUF012 - SQLAlchemy's declaration
+    __mapper_args__ = {"primary_key": [day, user_id, simulation_id]}  # noqa: RUF012 - SQLAlchemy's declaration
+
+
+class Trade(Base):
+    """One fill. `quantity` > 0 bought, < 0 sold; `price`, `notional` and `fee` are never negative."""
+
+    __tablename__ = "trades"
+
+    day: Mapped[date] = mapped_column()
+    asset_id: Mapped[int] = mapped_column()
+    user_id: Mapped[Big] = mapped_column()
+    simulation_id: Mapped[Big] = mapped_column()
+    quantity: Mapped[Amount]
+    price: Mapped[Amount]
+    notional: Mapped[Amount]
+    fee: Mapped[Amount]
+    realised: Mapped[Amount]
+
+    __table_args__ = {"postgresql_partition_by": "RANGE (day)"}  # noqa: RUF012 - SQLAlchemy's declaration
+    __mapper_args__ = {"primary_key": [day, user_id, simulation_id, asset_id]}  # noqa: RUF012 - SQLAlchemy's declaration
+
+
+class LeaderboardEntry(Base):
+    """One of the best simulations of a day, written when its run is finished. `return_ppm` is since the start."""
+
+    __tablename__ = "leaderboard_entries"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    rank: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    user_id: Mapped[Big]
+    simulation_id: Mapped[Big]
+    equity: Mapped[Amount]
+    return_ppm: Mapped[Big]

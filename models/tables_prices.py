@@ -1,0 +1,71 @@
+"""What assets cost: the assets, a close a day, ticks in between, and who corrected what."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, Integer, UniqueConstraint, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Amount, Base, Big, Volume
+
+
+class Asset(Base):
+    """Something with a price. Ids start at 1: the engine's arrays are padded with 0."""
+
+    __tablename__ = "assets"
+
+    id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
+    symbol: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Close(Base):
+    """An asset's last price of a day. The key begins with the day: a night reads a range of days of all assets."""
+
+    __tablename__ = "closes"
+    __table_args__ = (
+        Index("ix_closes_asset_id_day", "asset_id", "day"),
+        CheckConstraint("close > 0", name="close"),
+    )
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    asset_id: Mapped[int] = mapped_column(ForeignKey("assets.id"), primary_key=True, autoincrement=False)
+    close: Mapped[Amount]
+    open: Mapped[Amount | None]
+    high: Mapped[Amount | None]
+    low: Mapped[Amount | None]
+    volume: Mapped[Volume | None]
+    source: Mapped[str]
+    recorded_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class PriceTick(Base):
+    """A price at a moment. No foreign key: attaching a new month would lock `assets` against writers."""
+
+    __tablename__ = "price_ticks"
+
+    asset_id: Mapped[int] = mapped_column()
+    ts: Mapped[datetime] = mapped_column()
+    price: Mapped[Amount]
+    source: Mapped[str]
+
+    __table_args__ = (UniqueConstraint("asset_id", "ts"), {"postgresql_partition_by": "RANGE (ts)"})
+    __mapper_args__ = {"primary_key": [asset_id, ts]}  # noqa: RUF012 - SQLAlchemy's declaration
+
+
+class PriceCorrection(Base):
+    """A close that was changed after it was first recorded: what it was, what it became, who asked, why."""
+
+    __tablename__ = "price_corrections"
+    __table_args__ = (Index("ix_price_corrections_asset_id_day", "asset_id", "day"),)
+
+    id: Mapped[Big] = mapped_column(Identity(), primary_key=True)
+    asset_id: Mapped[int] = mapped_column(ForeignKey("assets.id"))
+    day: Mapped[date]
+    old_close: Mapped[Amount | None]
+    new_close: Mapped[Amount]
+    reason: Mapped[str]
+    requested_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

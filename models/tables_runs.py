@@ -1,0 +1,161 @@
+"""The work itself: runs, their batches, what was quarantined, what is to be sent, and when beat was last alive.
+
+Runs and batches are the truth about the work and the outbox of its messages: a message carries a batch id only. That a
+day is planned once is a constraint here, not a check in code. `quarantine` names runs, batches, users and simulations
+without foreign keys, so that it outlives them.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, Big, Json, Small, TickSum, one_of
+
+RUN_KINDS = ("nightly", "reprocess")
+RUN_STATUSES = ("planned", "running", "done", "failed", "cancelled", "missed")
+RUN_UNFINISHED = ("planned", "running")
+BATCH_STATUSES = ("planned", "queued", "running", "done", "split", "failed", "cancelled")
+BATCH_UNFINISHED = ("planned", "queued", "running")
+
+
+class Run(Base):
+    """One request to bring a scope of users up to `day`. Its totals are NULL until it is finished."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        Index("uq_runs_kind_day_nightly", "kind", "day", unique=True, postgresql_where=text("kind = 'nightly'")),
+        Index("ix_runs_status_unfinished", "status", postgresql_where=text(one_of("status", RUN_UNFINISHED))),
+        CheckConstraint(one_of("kind", RUN_KINDS), name="kind"),
+        CheckConstraint(one_of("status", RUN_STATUSES), name="status"),
+        CheckConstraint("first_day <= day", name="days"),
+    )
+
+    id: Mapped[Big] = mapped_column(Identity(), primary_key=True)
+    kind: Mapped[str]
+    first_day: Mapped[date]
+    day: Mapped[date]
+    status: Mapped[str]
+    scope: Mapped[Json]
+    reason: Mapped[str | None]
+    requested_by: Mapped[str]
+    cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    batch_users: Mapped[int]
+    users: Mapped[Big] = mapped_column(server_default=text("0"))
+    simulations: Mapped[Big | None]
+    rows: Mapped[Big | None]
+    trades: Mapped[Big | None]
+    quarantined: Mapped[Big | None]
+    total_equity: Mapped[TickSum | None]
+    total_fees: Mapped[TickSum | None]
+    digest: Mapped[Big | None]
+    error: Mapped[str | None]
+
+
+class Batch(Base):
+    """Users `[user_lo, user_hi)` of one run: the unit of work, of retry and of commit.
+
+    No foreign key on `parent_id`: it would need an index of its own for a run's batches to be deleted in linear time.
+    """
+
+    __tablename__ = "batches"
+    __table_args__ = (
+        UniqueConstraint("run_id", "seq"),
+        Index("ix_batches_run_id_unfinished", "run_id", postgresql_where=text(one_of("status", BATCH_UNFINISHED))),
+        Index(
+            "ix_batches_status_queued_at_unfinished",
+            "status",
+            "queued_at",
+            postgresql_where=text(one_of("status", BATCH_UNFINISHED)),
+        ),
+        CheckConstraint(one_of("status", BATCH_STATUSES), name="status"),
+        CheckConstraint("user_lo < user_hi", name="users"),
+    )
+
+    id: Mapped[Big] = mapped_column(Identity(), primary_key=True)
+    run_id: Mapped[Big] = mapped_column(ForeignKey("runs.id"))
+    seq: Mapped[int]
+    parent_id: Mapped[Big | None]
+    user_lo: Mapped[Big]
+    user_hi: Mapped[Big]
+    users: Mapped[int]
+    status: Mapped[str]
+    attempts: Mapped[Small] = mapped_column(server_default=text("0"))
+    publications: Mapped[Small] = mapped_column(server_default=text("0"))
+    not_before: Mapped[datetime | None]
+    queued_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    worker: Mapped[str | None]
+    error: Mapped[str | None]
+    simulations: Mapped[int | None]
+    rows: Mapped[int | None]
+    trades: Mapped[int | None]
+    quarantined: Mapped[int | None]
+    total_equity: Mapped[TickSum | None]
+    total_fees: Mapped[TickSum | None]
+    digest: Mapped[Big | None]
+    top: Mapped[Json | None]
+    timings: Mapped[Json | None]
+
+
+class Quarantine(Base):
+    """A simulation (or, without one, a whole user) that the nights leave out until it is cleared."""
+
+    __tablename__ = "quarantine"
+    __table_args__ = (
+        Index(
+            "uq_quarantine_user_id_simulation_id_active",
+            "user_id",
+            "simulation_id",
+            unique=True,
+            postgresql_where=text("cleared_at IS NULL"),
+            # A whole user is one entry too, though its simulation_id is NULL.
+            postgresql_nulls_not_distinct=True,
+        ),
+    )
+
+    id: Mapped[Big] = mapped_column(Identity(), primary_key=True)
+    user_id: Mapped[Big]
+    simulation_id: Mapped[Big | None]
+    day: Mapped[date]
+    reason: Mapped[str]
+    detail: Mapped[str]
+    run_id: Mapped[Big | None]
+    batch_id: Mapped[Big | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    cleared_at: Mapped[datetime | None]
+
+
+class OutboxMessage(Base):
+    """A notification to be sent. `key` makes writing it idempotent."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (Index("ix_outbox_id_unsent", "id", postgresql_where=text("sent_at IS NULL")),)
+
+    id: Mapped[Big] = mapped_column(Identity(), primary_key=True)
+    kind: Mapped[str]
+    key: Mapped[str] = mapped_column(unique=True)
+    payload: Mapped[Json]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    sent_at: Mapped[datetime | None]
+    attempts: Mapped[Small] = mapped_column(server_default=text("0"))
+    not_before: Mapped[datetime | None]
+    error: Mapped[str | None]
+
+
+class BeatTick(Base):
+    """A schedule's heartbeat: one row for each, overwritten by every run of it."""
+
+    __tablename__ = "beat_ticks"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    last_run_at: Mapped[datetime]
+    last_result: Mapped[str | None]
+    last_error: Mapped[str | None]
+    runs: Mapped[Big] = mapped_column(server_default=text("0"))

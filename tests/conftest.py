@@ -1,0 +1,69 @@
+"""One embedded PostgreSQL and Valkey for each test process; a fresh database and an empty Redis for each test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import pytest
+import redis
+from sqlalchemy import Engine, make_url
+
+from core.database import make_engine
+from core.settings import PREFIX, get_settings
+from tests.support.database import FAST, make_template, new_database
+from workers.embedded import EmbeddedServers, ServerUrls
+
+_numbers = itertools.count(1)
+_REDIS_DATABASES = 16
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerUrls]:
+    """The servers of this test process, with a migrated template database."""
+    with EmbeddedServers(tmp_path_factory.mktemp("servers"), postgres_settings=FAST) as embedded:
+        urls = embedded.start()
+        make_template(urls.database_url)
+        yield urls
+
+
+@pytest.fixture
+def database(servers: ServerUrls) -> Iterator[str]:
+    """The URL of a migrated database of this test alone."""
+    with new_database(servers.database_url, f"test_{next(_numbers)}") as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database(servers: ServerUrls) -> Iterator[str]:
+    """The URL of a database without any table, of this test alone."""
+    with new_database(servers.database_url, f"test_{next(_numbers)}", template="template1") as url:
+        yield url
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    """An engine on `database`."""
+    engine = make_engine(database, application="nightshift-test")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def redis_url(servers: ServerUrls) -> str:
+    """The URL of an empty Redis database."""
+    number = 1 + next(_numbers) % (_REDIS_DATABASES - 1)
+    url = make_url(servers.redis_url).set(database=str(number)).render_as_string(hide_password=False)
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url

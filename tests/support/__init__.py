@@ -1,0 +1,1 @@
+"""What tests share: the servers, databases cloned from a migrated template, polling."""
