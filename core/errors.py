@@ -31,3 +31,7 @@ class EmbeddedServerError(NightshiftError):
 
 class StaleClaimError(NightshiftError):
     """The batch was claimed again, split or cancelled while this worker held it: nothing may be committed."""
+
+
+class PublishError(NightshiftError):
+    """Redis did not confirm the messages: whether they were delivered is unknown. Publishing again is safe."""

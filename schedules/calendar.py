@@ -1,7 +1,7 @@
 """What is due at a moment: pure arithmetic on days, without a clock and without a database.
 
-The night of day D becomes due at D+1, `nightly_at` (UTC), because it works with the closes of D. A moment that is exactly
-the due moment counts as due. In development the next day becomes due every so often instead.
+The night of day D becomes due at D+1, `nightly_at` (UTC), because it works with the closes of D. A moment that
+is exactly the due moment counts as due. In development the next day becomes due every so often instead.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 PostgreSQL refuses to run as root. Then it runs as a system user of its own that need not be able to enter the
 directories above its data: it receives the data directory as an open file descriptor, so no permission of any directory
-above is widened. If that user cannot reach the programs either (a virtual environment in /root), they are copied to a
-temporary directory for as long as the server runs.
+above is widened. If that user cannot reach the programs either (a virtual environment in a private directory), they are
+copied to a temporary directory for as long as the server runs.
 """
 
 from __future__ import annotations

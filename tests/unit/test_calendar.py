@@ -12,7 +12,11 @@ from schedules.calendar import dev_due_day, due_at, last_due_day, next_due
 
 AT = time(0, 1)
 SECOND = timedelta(seconds=1)
-moments = st.datetimes(datetime(2001, 1, 1), datetime(2100, 1, 1), timezones=st.timezones())
+moments = st.builds(
+    lambda seconds, zone: datetime.fromtimestamp(seconds, UTC).astimezone(zone),
+    st.integers(0, 4_000_000_000),
+    st.timezones(),
+)
 times = st.times()
 
 

@@ -1,3 +1,5 @@
+"""An amount goes into the database exactly, or not at all."""
+
 from __future__ import annotations
 
 from decimal import Decimal, localcontext
@@ -25,7 +27,7 @@ def test_every_number_of_ticks_comes_back_whatever_the_callers_precision(ticks: 
 @pytest.mark.parametrize(
     ("value", "ticks"),
     [
-        (Decimal("1"), 10**8),
+        (Decimal("1.5"), 150_000_000),
         (3, 3 * 10**8),
         (Decimal("1.000000010000000000000000000000"), 100_000_001),
         (Decimal("92233720368.54775807"), MAX_TICKS),

@@ -113,9 +113,9 @@ SELECT
     u.name AS user_name,
     d.trades,
     d.sales,
-    CASE WHEN d.volume < 1e20 THEN (d.volume * 0.00000001)::numeric(20, 8) END AS volume,
-    CASE WHEN d.fees < 1e20 THEN (d.fees * 0.00000001)::numeric(20, 8) END AS fees,
-    CASE WHEN abs(d.realised) < 1e20 THEN (d.realised * 0.00000001)::numeric(20, 8) END AS realised,
+    (CASE WHEN d.volume < 1e20 THEN d.volume * 0.00000001 END)::numeric(20, 8) AS volume,
+    (CASE WHEN d.fees < 1e20 THEN d.fees * 0.00000001 END)::numeric(20, 8) AS fees,
+    (CASE WHEN abs(d.realised) < 1e20 THEN d.realised * 0.00000001 END)::numeric(20, 8) AS realised,
     (d.wins::numeric / nullif(d.sales, 0))::numeric(20, 8) AS win_rate
 FROM (
     SELECT

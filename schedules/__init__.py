@@ -1,0 +1,1 @@
+"""When things are due: the calendar of nights, and the beat table."""

@@ -1,0 +1,247 @@
+"""What the commands share: the servers they work with, days, tables and JSON on stdout, notes and progress on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from core.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from sqlalchemy import Engine
+
+    from core.settings import Settings
+    from workers.embedded import ServerUrls
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+_WIDTH_OF_A_PIPE = 200
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Servers:
+    """The servers of one command, and the settings it reads; `engine` is disposed when the command ends."""
+
+    settings: Settings
+    urls: ServerUrls
+    engine: Engine
+
+
+@contextmanager
+def connected(
+    settings: Settings | None = None, *, migrate_own: bool = False, check_schema: bool = True
+) -> Iterator[Servers]:
+    """The servers of the settings, or of the stack in the home, or embedded ones for the length of the block.
+
+    Args:
+        settings: those of this process unless given.
+        migrate_own: give an embedded database that was never migrated its tables, and say so.
+        check_schema: refuse a database of another version.
+
+    Raises:
+        UsageError: the database's URL is not one.
+        ServerUnreachableError: PostgreSQL does not answer.
+        DatabaseVersionError: the database is empty, older or newer.
+    """
+    from core.database import check_database
+    from core.log import configure_logging
+    from core.settings import get_settings
+    from workers.embedded import servers_for
+
+    settings = settings or get_settings()
+    configure_logging(settings)
+    with servers_for(settings) as urls:
+        engine = open_engine(urls.database_url)
+        try:
+            check_database(engine)
+            if migrate_own and settings.database_url is None:
+                migrate_fresh(engine)
+            if check_schema:
+                from models import migrate
+
+                migrate.check_schema(engine)
+            yield Servers(settings, urls, engine)
+        finally:
+            engine.dispose()
+
+
+def open_engine(url: str) -> Engine:
+    """`core.database.make_engine` of the command line; UsageError if `url` is no PostgreSQL URL."""
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    from core.database import make_engine
+
+    wrong = UsageError("NIGHTSHIFT_DATABASE_URL is not a URL like postgresql://user:password@host:5432/nightshift")
+    try:
+        engine = make_engine(url, application="nightshift-cli")
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError):
+        raise wrong from None
+    if engine.dialect.name != "postgresql":
+        raise wrong
+    return engine
+
+
+def migrate_fresh(engine: Engine) -> None:
+    """Migrate a database that never was, and say so; leave any other alone."""
+    from models.migrate import current_revision, migrate
+
+    with engine.connect() as connection:
+        fresh = current_revision(connection) is None
+    if fresh:
+        note(f"the embedded database is new: made its tables (revision {migrate(engine)[1]})")
+
+
+def check_redis(url: str) -> None:
+    """Raise ServerUnreachableError, in one line, unless Redis answers; UsageError if `url` is no Redis URL."""
+    import redis
+
+    from core.errors import ServerUnreachableError
+    from core.log import mask_secrets
+
+    try:
+        client = redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5)
+    except ValueError:
+        raise UsageError("NIGHTSHIFT_REDIS_URL is not a URL like redis://:password@host:6379/0") from None
+    with client:
+        try:
+            client.ping()
+        except redis.RedisError as error:
+            raise ServerUnreachableError(
+                f"Redis is out of reach: {mask_secrets(str(error))} (NIGHTSHIFT_REDIS_URL)"
+            ) from None
+
+
+def parse_day(text: str | None, option: str) -> date | None:
+    """The day written as YYYY-MM-DD, None for None; UsageError for anything else."""
+    if text is None:
+        return None
+    try:
+        day = datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 - a date has no zone
+    except ValueError:
+        raise UsageError(f"{option}: {text!r} is not a day: write YYYY-MM-DD") from None
+    if day.isoformat() != text:
+        raise UsageError(f"{option}: {text!r} is not a day: write YYYY-MM-DD")
+    return day
+
+
+def note(text: str) -> None:
+    """A line for people, on stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def console() -> Console:
+    """The terminal, or the pipe, behind stdout. Whoever reads a pipe wants whole cells."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout: dates as ISO 8601, amounts as exact strings, spans as seconds."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return str(value)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
+    """A table on stdout. Columns whose name ends in `>` are aligned right; cells are text, never markup."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for column in columns:
+        right = column.endswith(">")
+        table.add_column(column.removesuffix(">"), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell(value)) for value in row))
+    console().print(table)
+
+
+def cell(value: Any) -> str:
+    """A value as people read it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, Decimal):
+        return f"{value:,.2f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return str(value)
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress bar on stderr where that is a terminal; the same object without a picture where it is not."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[detail]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as bar:
+        yield bar
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM unwinds the block like Ctrl-C, so that servers and workers are stopped in order."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def stay(check: Callable[[], None]) -> None:
+    """Call `check` every second until Ctrl-C or SIGTERM, then return."""
+    import threading
+
+    try:
+        while True:
+            threading.Event().wait(1.0)
+            check()
+    except KeyboardInterrupt:
+        note("stopping …")

@@ -1,0 +1,265 @@
+"""The work of a batch between its claim and its commit: read, advance day by day, write. One transaction, the caller's.
+
+Most batches hold simulations that all have a row on the day before the run. The others are brought up in the same pass:
+new and backdated simulations from their start, ones that were left out from their newest row, and those that somebody
+has advanced already are left alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.clock import day_from_number, day_number
+from engine.advance import DayResult, Quarantined, Reason, advance
+from engine.digest import combine_digests, digest_rows
+from engine.frame import Simulations, State
+from engine.market import Market
+from engine.ticks import PPM, Ints, mul_div_floor
+from models.portfolio_rows import Frame, encode_portfolio_days, encode_trades
+from services.locks import Connection
+from services.portfolio_io import (
+    read_frame,
+    read_latest,
+    simulations_with_rows,
+    write_portfolio_days,
+    write_trades,
+)
+
+LEADERBOARD_SIZE = 100
+_MALFORMED_ROW = "the row's arrays are malformed, or its positions are not in the simulation's assets"
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationFault:
+    """A simulation to be quarantined."""
+
+    user_id: int
+    simulation_id: int
+    day: date
+    reason: str
+    asset_id: int
+    detail: str
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a batch did. Sums of money are Python integers: those of a run need not fit 64 bits."""
+
+    simulations: int = 0
+    rows: int = 0
+    trades: int = 0
+    equity: int = 0
+    fees: int = 0
+    digest: int = 0
+    top: list[tuple[int, int, int, int]] = field(default_factory=list)
+    faults: list[SimulationFault] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to `stage`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+@dataclass(frozen=True, slots=True)
+class BatchWork:
+    """What to do: bring the users [lo, hi) from the close before `first_day` to the close of `last_day`."""
+
+    users: tuple[int, int]
+    first_day: date
+    last_day: date
+
+
+def advance_users(
+    connection: Connection,
+    work: BatchWork,
+    market_of: Callable[[tuple[int, int]], Market],
+    make_partitions: Callable[[date, date], None],
+) -> Totals:
+    """Advance the users and write what became of them.
+
+    Args:
+        connection: in a transaction, with the users' granules locked.
+        work: users and days.
+        market_of: the market of a range of day numbers.
+        make_partitions: makes sure of the partitions of a range of days, in a transaction of its own; called where
+            simulations reach back before the run's days, for which planning has made them.
+    """
+    totals = Totals()
+    last = day_number(work.last_day)
+    with totals.timed("read"):
+        frame = _read(connection, work)
+        frame = _without_quarantined(connection, frame, work.users)
+    totals.faults += [
+        SimulationFault(user, simulation, work.last_day, Reason.MALFORMED, 0, _MALFORMED_ROW)
+        for user, simulation in frame.unreadable
+    ]
+    begins = int(frame.state_day.min(initial=last)) + 1
+    if begins > last:
+        return totals
+    if begins < day_number(work.first_day):
+        make_partitions(day_from_number(begins), work.first_day)
+    with totals.timed("market"):
+        market = market_of((begins, last))
+    _advance_days(connection, frame, market, (begins, last), totals)
+    return totals
+
+
+def _read(connection: Connection, work: BatchWork) -> Frame:
+    before = day_from_number(day_number(work.first_day) - 1)
+    frame = read_frame(connection, work.users, before, work.last_day)
+    started = simulations_with_rows(connection, work.users, (work.first_day, work.last_day))
+    ids = frame.simulations.simulation_id
+    begun_before = frame.simulations.start_day < day_number(work.first_day)
+    behind = (frame.state_day < day_number(before)) & begun_before
+    elsewhere = behind | np.isin(ids, started)
+    if not elsewhere.any():
+        return frame
+    keys = list(zip(frame.simulations.user_id[elsewhere].tolist(), ids[elsewhere].tolist(), strict=True))
+    latest = read_latest(connection, keys, work.last_day)
+    return _concatenate(_select(frame, ~elsewhere), latest)
+
+
+def _without_quarantined(connection: Connection, frame: Frame, users: tuple[int, int]) -> Frame:
+    rows = connection.execute(
+        "SELECT user_id, simulation_id FROM quarantine WHERE cleared_at IS NULL AND user_id >= %s AND user_id < %s",
+        users,
+    ).fetchall()
+    if not rows:
+        return frame
+    whole_users = [user for user, simulation in rows if simulation is None]
+    simulations = [simulation for _, simulation in rows if simulation is not None]
+    out = np.isin(frame.simulations.user_id, np.array(whole_users, dtype=np.int64))
+    out |= np.isin(frame.simulations.simulation_id, np.array(simulations, dtype=np.int64))
+    return _select(frame, ~out, {(int(str(u)), int(str(s))) for u, s in rows if s is not None})
+
+
+def _advance_days(
+    connection: Connection, frame: Frame, market: Market, days: tuple[int, int], totals: Totals
+) -> None:
+    simulations, state, at = frame.simulations, frame.state, frame.state_day.copy()
+    alive = np.ones(len(simulations), dtype=np.bool_)
+    advanced = np.zeros(len(simulations), dtype=np.bool_)
+    for day in range(days[0], days[1] + 1):
+        rows = np.flatnonzero(alive & (at == day - 1))
+        if len(rows) == 0:
+            continue
+        everyone = len(rows) == len(simulations)
+        today = simulations if everyone else simulations.take(rows)
+        with totals.timed("compute"):
+            result = advance(today, state if everyone else state.take(rows), market, day)
+        totals.faults += [_fault(today, entry, day) for entry in result.quarantined]
+        alive[rows[~result.ok]] = False
+        if everyone:
+            state = result.state
+        else:
+            state.put(rows, result.state)
+        at[rows] = day
+        advanced[rows[result.ok]] = True
+        _write_day(connection, today, result, day, totals)
+    totals.simulations = int(advanced.sum())
+    current = alive & (at == days[1])
+    totals.equity = exact_sum(state.equity[current])
+    totals.top = top_by_return(simulations.take(np.flatnonzero(current)), state.equity[current])
+
+
+def _write_day(connection: Connection, simulations: Simulations, result: DayResult, day: int, totals: Totals) -> None:
+    done, state = simulations, result.state
+    if not result.ok.all():
+        rows = np.flatnonzero(result.ok)
+        done, state = simulations.take(rows), state.take(rows)
+    with totals.timed("encode"):
+        blocks = encode_portfolio_days(done, state, day)
+        trades = encode_trades(simulations, result.trades, day)
+        totals.digest = combine_digests(totals.digest, digest_state(done, state, day))
+    with totals.timed("write"):
+        if len(done):
+            write_portfolio_days(connection, day, blocks)
+        if len(result.trades):
+            write_trades(connection, day, trades)
+    totals.rows += len(done)
+    totals.trades += len(result.trades)
+    totals.fees += exact_sum(result.trades.fee)
+
+
+def digest_state(simulations: Simulations, state: State, day: int) -> int:
+    """The digest of the rows that these simulations have on a day."""
+    return digest_rows(
+        (simulations.user_id, simulations.simulation_id, day),
+        state.cash,
+        state.equity,
+        (simulations.asset_ids, state.quantities, state.cost_basis),
+    )
+
+
+def exact_sum(ticks: Ints) -> int:
+    """The sum of int64 values >= 0 as a Python integer: a run's total equity need not fit 64 bits."""
+    return (int((ticks >> 32).sum()) << 32) + int((ticks & 0xFFFFFFFF).sum())
+
+
+def top_by_return(simulations: Simulations, equity: Ints) -> list[tuple[int, int, int, int]]:
+    """The best (user_id, simulation_id, equity, return_ppm) since their start, best first, ties by id."""
+    initial = np.maximum(simulations.initial_cash, 1)
+    returns = np.where(simulations.initial_cash > 0, mul_div_floor(equity, PPM, initial) - PPM, -PPM)
+    if len(returns) > LEADERBOARD_SIZE:
+        threshold = np.partition(returns, len(returns) - LEADERBOARD_SIZE)[len(returns) - LEADERBOARD_SIZE]
+        rows = np.flatnonzero(returns >= threshold)
+    else:
+        rows = np.arange(len(returns))
+    rows = rows[np.lexsort((simulations.simulation_id[rows], -returns[rows]))][:LEADERBOARD_SIZE]
+    columns = (simulations.user_id, simulations.simulation_id, equity, returns)
+    return [(int(a), int(b), int(c), int(d)) for a, b, c, d in zip(*(column[rows] for column in columns), strict=True)]
+
+
+def _fault(simulations: Simulations, entry: Quarantined, day: int) -> SimulationFault:
+    return SimulationFault(
+        int(simulations.user_id[entry.row]),
+        int(simulations.simulation_id[entry.row]),
+        day_from_number(day),
+        entry.reason,
+        entry.asset_id,
+        entry.detail,
+    )
+
+
+def _select(frame: Frame, where: NDArray[np.bool_], forget: set[tuple[int, int]] | None = None) -> Frame:
+    rows = np.flatnonzero(where)
+    unreadable = [key for key in frame.unreadable if not forget or key not in forget]
+    return Frame(frame.simulations.take(rows), frame.state.take(rows), frame.state_day[rows], unreadable)
+
+
+def _concatenate(one: Frame, two: Frame) -> Frame:
+    """Both frames as one, padded to the wider one's slots, in key order."""
+    order = np.lexsort(
+        (
+            np.concatenate([one.simulations.simulation_id, two.simulations.simulation_id]),
+            np.concatenate([one.simulations.user_id, two.simulations.user_id]),
+        )
+    )
+
+    def joined(a: NDArray[np.generic], b: NDArray[np.generic]) -> NDArray[np.generic]:
+        if a.ndim == 2:  # noqa: PLR2004 (a matrix)
+            width = max(a.shape[1], b.shape[1])
+            a, b = (np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (a, b))
+        return np.concatenate([a, b])[order]
+
+    def merge(a: Simulations | State, b: Simulations | State) -> dict[str, NDArray[np.generic]]:
+        return {name: joined(getattr(a, name), getattr(b, name)) for name in type(a).__slots__}
+
+    return Frame(
+        Simulations(**merge(one.simulations, two.simulations)),  # type: ignore[arg-type]
+        State(**merge(one.state, two.state)),  # type: ignore[arg-type]
+        np.concatenate([one.state_day, two.state_day])[order],
+        one.unreadable + two.unreadable,
+    )

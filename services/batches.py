@@ -1,0 +1,222 @@
+"""A batch from its message to its commit.
+
+Guarantees: whoever works on a batch holds its lease, a session lock, so that a second delivery of the message finds it
+taken or done; rows, counters and the status `done` appear in one commit, which succeeds only while the claim is the
+newest; a worker that dies leaves a batch that is `running` without a lease, which the reconciler publishes again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import StrEnum
+
+from psycopg.rows import class_row
+from sqlalchemy import Engine
+
+from core.database import driver_connection
+from core.errors import StaleClaimError
+from core.log import get_logger, log_context, mask_secrets
+from core.settings import Settings
+from models.partitions import ensure_day_partitions, ensure_month_partitions
+from services.advance import BatchWork, Totals, advance_users
+from services.completion import finish_runs
+from services.locks import Connection, lock_granules, try_lock_batch, unlock_batch
+from services.market_data import MarketCache
+from services.publishing import Publisher
+from services.quarantine import quarantine
+from services.relay import publish_planned
+from services.retry import GiveUp, decide_retry
+
+log = get_logger(__name__)
+
+
+class Outcome(StrEnum):
+    """What became of one delivery of a batch's message."""
+
+    DONE = "done"
+    TAKEN = "taken"
+    NOT_DUE = "not_due"
+    RETRIED = "retried"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOutcome:
+    """The outcome, and what was written if it is DONE."""
+
+    outcome: Outcome
+    users: int = 0
+    rows: int = 0
+    trades: int = 0
+    quarantined: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A batch as it was claimed. `attempts` is the fence: a later claim has a higher one."""
+
+    id: int
+    run_id: int
+    kind: str
+    first_day: date
+    day: date
+    user_lo: int
+    user_hi: int
+    users: int
+    attempts: int
+
+
+@dataclass(slots=True)
+class BatchWorker:
+    """What a worker process needs for any batch; made once in each process."""
+
+    engine: Engine
+    settings: Settings
+    publish: Publisher
+    clock: Callable[[], datetime]
+    name: str
+    markets: MarketCache
+
+    def advance(self, batch_id: int) -> BatchOutcome:
+        """Do the batch unless it is done, taken or not due; never raises for a duplicate."""
+        with _leased(self.engine) as connection:
+            if not try_lock_batch(connection, batch_id):
+                log.info("batch is taken", batch=batch_id)
+                return BatchOutcome(Outcome.TAKEN)
+            try:
+                claim = _claim(connection, batch_id, self.name, self.clock())
+                if claim is None:
+                    log.info("batch is done, cancelled or not due", batch=batch_id)
+                    return BatchOutcome(Outcome.NOT_DUE)
+                with log_context(run=claim.run_id, batch=claim.id, attempt=claim.attempts, worker=self.name):
+                    outcome = self._attempt(connection, claim)
+            finally:
+                if not connection.closed:
+                    unlock_batch(connection, batch_id)
+        if finish_runs(self.engine, now=self.clock()):
+            publish_planned(self.engine, self.publish, now=self.clock())
+        return outcome
+
+    def _attempt(self, connection: Connection, claim: Claim) -> BatchOutcome:
+        started = time.perf_counter()
+        try:
+            totals = self._work(connection, claim)
+        except Exception as error:  # noqa: BLE001 (any error of the work is decided upon here; none may lose the batch)
+            return self._recover(connection, claim, error)
+        stages = {stage: round(seconds, 6) for stage, seconds in totals.seconds.items()}
+        log.info(
+            "batch done", day=claim.day, users=claim.users, rows=totals.rows, trades=totals.trades,
+            quarantined=len(totals.faults), seconds=round(time.perf_counter() - started, 4), stages=stages,
+        )  # fmt: skip
+        return BatchOutcome(Outcome.DONE, claim.users, totals.rows, totals.trades, len(totals.faults))
+
+    def _work(self, connection: Connection, claim: Claim) -> Totals:
+        users = (claim.user_lo, claim.user_hi)
+        with connection.transaction():
+            lock_granules(connection, *users, exclusive=claim.kind != "nightly")
+            totals = advance_users(
+                connection,
+                BatchWork(users, claim.first_day, claim.day),
+                lambda days: self.markets.get(connection, claim.run_id, days),
+                self._make_partitions,
+            )
+            quarantine(connection, totals.faults, run_id=claim.run_id, batch_id=claim.id, now=self.clock())
+            _complete(connection, claim, totals, self.clock())
+        return totals
+
+    def _make_partitions(self, first: date, last: date) -> None:
+        days = [date.fromordinal(number) for number in range(first.toordinal(), last.toordinal() + 1)]
+        with self.engine.begin() as connection:
+            ensure_day_partitions(connection, days)
+        with self.engine.begin() as connection:
+            ensure_month_partitions(connection, "trades", days)
+
+    def _recover(self, connection: Connection, claim: Claim, error: Exception) -> BatchOutcome:
+        decision = decide_retry(error, claim.attempts)
+        reason = mask_secrets(f"{type(error).__name__}: {error}".strip().splitlines()[0])
+        if isinstance(decision, GiveUp):
+            log.warning("batch given up", error=reason)
+            return BatchOutcome(Outcome.NOT_DUE)
+        final = decision.counts and claim.attempts >= self.settings.max_attempts
+        log.error("batch failed" if final else "batch will be retried", error=reason, exc_info=error)
+        if not connection.closed:
+            connection.execute(
+                "UPDATE batches SET status = %(status)s, error = %(error)s, not_before = %(at)s, finished_at = %(ended)s,"
+                " attempts = attempts - %(refund)s WHERE id = %(id)s AND status = 'running' AND attempts = %(attempts)s",
+                {
+                    "status": "failed" if final else "planned",
+                    "error": reason,
+                    "at": self.clock() + decision.delay,
+                    "ended": self.clock() if final else None,
+                    "refund": 0 if decision.counts else 1,
+                    "id": claim.id,
+                    "attempts": claim.attempts,
+                },
+            )
+        return BatchOutcome(Outcome.FAILED if final else Outcome.RETRIED)
+
+
+@contextmanager
+def _leased(engine: Engine) -> Iterator[Connection]:
+    """A connection in autocommit mode. After an error it is closed, not pooled: a pooled session could keep the lease."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        try:
+            yield driver_connection(connection)
+        except BaseException:
+            connection.invalidate()
+            raise
+
+
+_CLAIM = """
+UPDATE batches b
+SET status = 'running', attempts = b.attempts + 1, worker = %(worker)s, started_at = %(now)s, error = NULL
+FROM runs r
+WHERE b.id = %(id)s AND r.id = b.run_id AND b.status IN ('planned', 'queued', 'running')
+  AND r.status = 'running' AND NOT r.cancel_requested
+RETURNING b.id, b.run_id, r.kind, r.first_day, r.day, b.user_lo, b.user_hi, b.users, b.attempts
+"""
+
+
+def _claim(connection: Connection, batch_id: int, worker: str, now: datetime) -> Claim | None:
+    """Count the attempt, in a commit of its own: a worker that dies must not look as if it had never tried."""
+    with connection.cursor(row_factory=class_row(Claim)) as cursor:
+        return cursor.execute(_CLAIM, {"id": batch_id, "worker": worker, "now": now}).fetchone()
+
+
+_COMPLETE = """
+UPDATE batches
+SET status = 'done', finished_at = %(now)s, simulations = %(simulations)s, rows = %(rows)s, trades = %(trades)s,
+    quarantined = %(quarantined)s, total_equity = %(equity)s, total_fees = %(fees)s, digest = %(digest)s,
+    top = %(top)s, timings = %(timings)s, error = NULL
+WHERE id = %(id)s AND status = 'running' AND attempts = %(attempts)s
+"""
+
+
+def _complete(connection: Connection, claim: Claim, totals: Totals, now: datetime) -> None:
+    """Mark the batch done in the transaction that wrote its rows; refuse if the claim is not the newest any more."""
+    values = {
+        "id": claim.id,
+        "attempts": claim.attempts,
+        "now": now,
+        "simulations": totals.simulations,
+        "rows": totals.rows,
+        "trades": totals.trades,
+        "quarantined": len(totals.faults),
+        "equity": totals.equity,
+        "fees": totals.fees,
+        "digest": signed(totals.digest),
+        "top": json.dumps(totals.top),
+        "timings": json.dumps({stage: round(seconds, 6) for stage, seconds in totals.seconds.items()}),
+    }
+    if connection.execute(_COMPLETE, values).rowcount != 1:
+        raise StaleClaimError(f"batch {claim.id} was claimed, split or cancelled by somebody else meanwhile")
+
+
+def signed(digest: int) -> int:
+    """A digest as PostgreSQL's signed bigint."""
+    return digest - 2**64 if digest >= 2**63 else digest

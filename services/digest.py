@@ -1,0 +1,92 @@
+"""The digest of a day, recomputed from the table: what `runs.digest` must equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+from sqlalchemy import Engine
+
+from core.clock import day_number
+from core.database import driver_connection
+from core.errors import UsageError
+from engine.digest import combine_digests, digest_rows
+from models.copy_codec import INT4, INT8, Column, RowFormat
+from services.locks import Connection
+
+_FORMAT = RowFormat(
+    (
+        Column("user_id", INT8),
+        Column("simulation_id", INT8),
+        Column("cash", INT8),
+        Column("equity", INT8),
+        Column("asset_ids", INT4, is_array=True),
+        Column("quantities", INT8, is_array=True),
+        Column("cost_basis", INT8, is_array=True),
+    )
+)
+_CHUNK_ROWS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class DayDigest:
+    """A day's rows and their digest, 16 hexadecimal digits."""
+
+    day: date
+    digest: str
+    rows: int
+
+
+def digest_of_day(engine: Engine, day: date | None = None) -> DayDigest:
+    """The digest of `day`, or of the newest day that has rows. Memory does not grow with the number of rows.
+
+    Raises:
+        UsageError: no day has rows.
+    """
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        raw = driver_connection(connection)
+        day = day or _newest_day(raw)
+        if day is None:
+            raise UsageError("there are no portfolio days yet: run a night first")
+        digest, rows, after = 0, 0, (-1, -1)
+        while True:
+            part, count, after = _digest_chunk(raw, day, after)
+            if count == 0:
+                return DayDigest(day, f"{digest:016x}", rows)
+            digest, rows = combine_digests(digest, part), rows + count
+
+
+def _newest_day(connection: Connection) -> date | None:
+    # Partition by partition, newest first: max(day) over the parent would read every row of every day.
+    names = connection.execute(
+        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+        " WHERE i.inhparent = 'portfolio_days'::regclass ORDER BY c.relname DESC"
+    ).fetchall()
+    for (name,) in names:
+        row = connection.execute(f"SELECT day FROM {name} LIMIT 1".encode()).fetchone()  # noqa: S608 (our own table)
+        if row is not None and isinstance(row[0], date):
+            return row[0]
+    return None
+
+
+def _digest_chunk(connection: Connection, day: date, after: tuple[int, int]) -> tuple[int, int, tuple[int, int]]:
+    """The next rows in key order: their digest, their number, and the last key."""
+    names = ", ".join(column.name for column in _FORMAT.columns)
+    query = (
+        f"SELECT {names} FROM portfolio_days WHERE day = '{day}'"  # noqa: S608 (a date and integers)
+        f" AND (user_id, simulation_id) > ({after[0]}, {after[1]})"
+        f" ORDER BY user_id, simulation_id LIMIT {_CHUNK_ROWS}"
+    )
+    with connection.cursor() as cursor, cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT BINARY)".encode()) as copy:
+        groups = _FORMAT.decode(copy)
+    digest, count = 0, 0
+    for group in groups:
+        values = group.values
+        key = (values["user_id"], values["simulation_id"], day_number(day))
+        positions = (values["asset_ids"], values["quantities"], values["cost_basis"])
+        digest = combine_digests(digest, digest_rows(key, values["cash"], values["equity"], positions))
+        count += len(group.rows)
+        last = np.lexsort((values["simulation_id"], values["user_id"]))[-1]
+        after = max(after, (int(values["user_id"][last]), int(values["simulation_id"][last])))
+    return digest, count, after

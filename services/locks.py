@@ -1,0 +1,55 @@
+"""PostgreSQL advisory locks, by purpose. The upper bits name the purpose, so that keys of two purposes never meet.
+
+- A **batch** lock is held by a session: it is the lease of whoever works on the batch. It is taken before the attempt is
+  counted, survives the claim's commit, and dies with the worker's connection.
+- A **granule** lock covers 1,024 users within one transaction. Nightly batches of different users share granules and
+  must not wait for each other, so they lock in shared mode; whoever replaces days locks exclusively.
+- The **planning** and **tick** locks make those single-file.
+"""
+
+from __future__ import annotations
+
+import psycopg
+
+_PURPOSE = 56
+_BATCH, _GRANULE, _SINGLE = (purpose << _PURPOSE for purpose in (1, 2, 3))
+PLANNING_LOCK = _SINGLE | 1
+TICK_LOCK = _SINGLE | 2
+GRANULE_USERS = 1024
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+
+def try_lock_batch(connection: Connection, batch_id: int) -> bool:
+    """Take the lease of a batch for this session, or say at once that somebody else has it."""
+    row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_BATCH | batch_id,)).fetchone()
+    return row is not None and row[0] is True
+
+
+def unlock_batch(connection: Connection, batch_id: int) -> None:
+    """Give the lease back; the connection may then serve another batch."""
+    connection.execute("SELECT pg_advisory_unlock(%s)", (_BATCH | batch_id,))
+
+
+def lock_granules(connection: Connection, user_lo: int, user_hi: int, *, exclusive: bool) -> None:
+    """Lock the granules of the users `[user_lo, user_hi)` that exist, in ascending order, until the transaction ends.
+
+    The order is what keeps two overlapping batches from a deadlock. Only existing users are looked at because ids may be
+    sparse: a range can span more granules than there are locks.
+    """
+    function = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
+    connection.execute(
+        f"SELECT {function}(%s::bigint | granule) FROM ("  # noqa: S608 (one of two constants)
+        " SELECT DISTINCT id / %s AS granule FROM users WHERE id >= %s AND id < %s ORDER BY granule OFFSET 0"
+        ") AS granules",
+        (_GRANULE, GRANULE_USERS, user_lo, user_hi),
+    )
+
+
+HELD_BATCHES = f"""
+SELECT ((classid::bigint << 32) | objid::bigint) - {_BATCH} AS batch_id
+FROM pg_locks
+WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND classid::bigint >> 24 = 1
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+"""SQL: ids of the batches whose lease somebody holds. A bigint key shows in pg_locks as two halves with objsubid 1."""

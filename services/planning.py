@@ -1,0 +1,185 @@
+"""Planning: what is due becomes a run and its batches, in one transaction, before anything is published.
+
+The batches are the outbox: a message only wakes a worker for one of them. That a day is planned once is UNIQUE(kind, day)
+in the database; two beats, or ten, plan the same day once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from core.errors import UsageError
+from core.settings import Settings
+from models.partitions import ensure_day_partitions, ensure_month_partitions
+from schedules.calendar import dev_due_day, last_due_day
+from services.locks import PLANNING_LOCK
+
+_ONE_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Nights:
+    """What is there to plan from: the newest nightly day, the first day of any simulation, the first night's moment."""
+
+    planned_through: date | None
+    first_start: date | None
+    began_at: datetime | None
+
+
+def plan_due(session: Session, *, now: datetime, settings: Settings) -> list[int]:
+    """Plan a run for every day that is due and has none, oldest first; the new runs' ids.
+
+    Days further back than `catch_up_days` get a run marked `missed`. The first run ever is that of the newest due day:
+    simulations that began earlier are brought up to it from their start.
+    """
+    nights = _nights(session)
+    if nights.first_start is None:
+        return []
+    due = _due_day(nights, now, settings)
+    if due < nights.first_start:
+        return []
+    first = due if nights.planned_through is None else nights.planned_through + _ONE_DAY
+    planned = []
+    for day in _days(first, due):
+        if day < due - timedelta(days=settings.catch_up_days - 1):
+            _insert_run(session, (day, day), now, settings, requested_by="beat", status="missed")
+            continue
+        run_id = _plan_run(session, (day, day), now, settings, requested_by="beat")
+        if run_id is not None:
+            planned.append(run_id)
+    return planned
+
+
+def plan_nights(
+    session: Session, *, through: date, now: datetime, settings: Settings, requested_by: str, each: bool = False
+) -> list[int]:
+    """Plan all missing nights through a day: one run over the range, or with `each` a run a day; the new runs' ids.
+
+    Empty if that day is planned already.
+
+    Raises:
+        UsageError: there are no simulations, none has begun by that day, or the day is not over yet.
+    """
+    nights = _checked(session, through, now)
+    if nights.planned_through is not None and through <= nights.planned_through:
+        return []
+    assert nights.first_start is not None  # noqa: S101 (checked above)
+    first = nights.first_start if nights.planned_through is None else nights.planned_through + _ONE_DAY
+    ranges = [(day, day) for day in _days(first, through)] if each else [(first, through)]
+    planned = [_plan_run(session, days, now, settings, requested_by=requested_by) for days in ranges]
+    return [run_id for run_id in planned if run_id is not None]
+
+
+def plan_night(session: Session, *, day: date, now: datetime, settings: Settings, requested_by: str) -> list[int]:
+    """Plan the night of one day; empty if it is planned already.
+
+    Raises:
+        UsageError: as `plan_nights`, or an earlier night is missing: nights run in order.
+    """
+    nights = _checked(session, day, now)
+    if nights.planned_through is not None:
+        if day <= nights.planned_through:
+            return []
+        expected = nights.planned_through + _ONE_DAY
+        if day != expected:
+            raise UsageError(f"the nights from {expected} on come before {day}: use --through {day}")
+    run_id = _plan_run(session, (day, day), now, settings, requested_by=requested_by)
+    return [] if run_id is None else [run_id]
+
+
+def _checked(session: Session, day: date, now: datetime) -> _Nights:
+    nights = _nights(session)
+    if nights.first_start is None:
+        raise UsageError("there are no simulations: add some, e.g. with nightshift seed --users 1000")
+    if day < nights.first_start:
+        raise UsageError(f"no simulation has begun by {day}: the first begins on {nights.first_start}")
+    if day >= now.date():
+        raise UsageError(f"the day {day} is not over yet (it is {now:%Y-%m-%d %H:%M} UTC)")
+    return nights
+
+
+def _nights(session: Session) -> _Nights:
+    """Read the state of planning; holds the planning lock, so that it stays true until the transaction ends."""
+    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PLANNING_LOCK})
+    row = session.execute(
+        text(
+            "SELECT (SELECT max(day) FROM runs WHERE kind = 'nightly') AS planned_through,"
+            " (SELECT min(start_day) FROM simulations) AS first_start,"
+            " (SELECT min(created_at) FROM runs WHERE kind = 'nightly') AS began_at"
+        )
+    ).one()
+    return _Nights(row.planned_through, row.first_start, row.began_at)
+
+
+def _due_day(nights: _Nights, now: datetime, settings: Settings) -> date:
+    every = settings.dev_night_every
+    if every is None or nights.first_start is None:
+        return last_due_day(now, settings.nightly_at)
+    return dev_due_day(nights.first_start, nights.began_at or now, now, every)
+
+
+def _days(first: date, last: date) -> list[date]:
+    return [first + _ONE_DAY * offset for offset in range((last - first).days + 1)]
+
+
+def _plan_run(
+    session: Session, days: tuple[date, date], now: datetime, settings: Settings, *, requested_by: str
+) -> int | None:
+    """Insert a nightly run, its batches and the partitions it writes to; None if the day has a run."""
+    run_id = _insert_run(session, days, now, settings, requested_by=requested_by, status="planned")
+    if run_id is None:
+        return None
+    connection = session.connection()
+    ensure_day_partitions(connection, _days(*days))
+    ensure_month_partitions(connection, "trades", _days(*days))
+    values = {"run": run_id, "day": days[1], "size": settings.batch_users}
+    users = session.execute(_INSERT_BATCHES, values).scalar_one()
+    session.execute(text("UPDATE runs SET users = :users WHERE id = :run"), {"users": users, "run": run_id})
+    return run_id
+
+
+def _insert_run(
+    session: Session, days: tuple[date, date], now: datetime, settings: Settings, *, requested_by: str, status: str
+) -> int | None:
+    values: dict[str, Any] = {
+        "first_day": days[0],
+        "day": days[1],
+        "status": status,
+        "requested_by": requested_by,
+        "now": now,
+        "batch_users": settings.batch_users,
+    }
+    return session.execute(_INSERT_RUN, values).scalar_one_or_none()
+
+
+_INSERT_RUN = text(
+    """
+    INSERT INTO runs (kind, first_day, day, status, scope, requested_by, created_at, batch_users)
+    VALUES ('nightly', :first_day, :day, :status, '{"all": true}', :requested_by, :now, :batch_users)
+    ON CONFLICT (kind, day) WHERE kind = 'nightly' DO NOTHING
+    RETURNING id
+    """
+)
+
+# Batches are cut by count, not by id, so that sparse ids make no empty ones; the ranges between them are closed up, so
+# that no user can fall between two batches.
+_INSERT_BATCHES = text(
+    """
+    WITH owners AS (SELECT DISTINCT user_id FROM simulations WHERE start_day <= :day),
+    numbered AS (SELECT user_id, (row_number() OVER (ORDER BY user_id) - 1) / :size AS seq FROM owners),
+    ranges AS (
+        SELECT seq, min(user_id) AS user_lo, max(user_id) + 1 AS user_hi, count(*) AS users FROM numbered GROUP BY seq
+    ),
+    inserted AS (
+        INSERT INTO batches (run_id, seq, user_lo, user_hi, users, status)
+        SELECT :run, seq, user_lo, user_hi, users, 'planned' FROM ranges ORDER BY seq
+        RETURNING users
+    )
+    SELECT coalesce(sum(users), 0) FROM inserted
+    """
+)

@@ -1,0 +1,214 @@
+"""Closes from a file into the database: all good rows in one transaction, again and again with the same result.
+
+The rows go into a temporary table by COPY and from there, set by set, into `closes`. A close that exists with another
+value is never rewritten silently: it counts as updated, and `price_corrections` keeps what it was. A column that a file
+does not have leaves the recorded value alone. Other writers of `closes` wait from the comparison until the commit, so that
+what a correction says was really there; readers do not wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from core.database import driver_connection
+from core.errors import NightshiftError, UsageError
+from models.tables import Asset, Close
+from price_sources.closes import BadRow, CloseRow, shown
+from price_sources.csv_file import printable, read_closes
+
+
+@dataclass(frozen=True, slots=True)
+class ImportSummary:
+    """What an import did. `rows` = inserted + updated + unchanged + len(rejected)."""
+
+    rows: int
+    inserted: int
+    updated: int
+    unchanged: int
+    corrected: int
+    """Those of the updated whose close itself was another; each has a row in `price_corrections`."""
+    new_symbols: int
+    rejected: list[BadRow]
+
+
+@dataclass(frozen=True, slots=True)
+class LatestClose:
+    """The last close of an asset, in units."""
+
+    symbol: str
+    day: date
+    close: Decimal
+    open: Decimal | None
+    high: Decimal | None
+    low: Decimal | None
+    volume: Decimal | None
+    source: str
+    recorded_at: datetime
+
+
+class RejectedRowsError(NightshiftError):
+    """A strict import met bad rows: nothing was imported. `rejected` has all of them."""
+
+    def __init__(self, name: str, rejected: list[BadRow]) -> None:
+        first = rejected[0]
+        more = f" and {len(rejected) - 1} more" if len(rejected) > 1 else ""
+        super().__init__(f"{name}: nothing imported (strict): line {first.line} {first.reason}{more}")
+        self.rejected = rejected
+
+
+def import_closes(
+    session: Session,
+    path: Path,
+    *,
+    now: datetime,
+    strict: bool = False,
+    source: str | None = None,
+    requested_by: str = "prices import",
+) -> ImportSummary:
+    """Import a CSV or CSV.GZ file; unknown symbols become assets. The caller commits, or rolls back if this raises.
+
+    `source` is recorded with each new or changed close; None: the file's name. Days after `now`'s date are refused.
+
+    Raises:
+        UsageError: the file as a whole cannot be read.
+        RejectedRowsError: `strict`, and a row is bad.
+    """
+    name = printable(Path(path.name))
+    connection = session.connection()
+    connection.exec_driver_sql(_INCOMING)
+    rejected: list[BadRow] = []
+    good = _copy_in(session, read_closes(path, today=now.date()), rejected)
+    if strict and rejected:
+        raise RejectedRowsError(printable(path), rejected)
+    values = {"now": now, "source": source or name, "reason": f"import {name}", "requested_by": requested_by}
+    new_symbols = connection.execute(text(_NEW_ASSETS), values).rowcount
+    connection.execute(text("LOCK TABLE closes IN SHARE ROW EXCLUSIVE MODE"))
+    corrected = connection.execute(text(_CORRECTIONS), values).rowcount
+    updated = connection.execute(text(_UPDATE), values).rowcount
+    inserted = connection.execute(text(_INSERT), values).rowcount
+    connection.exec_driver_sql("DROP TABLE pg_temp.incoming_closes")
+    return ImportSummary(
+        rows=good + len(rejected),
+        inserted=inserted,
+        updated=updated,
+        unchanged=good - inserted - updated,
+        corrected=corrected,
+        new_symbols=new_symbols,
+        rejected=rejected,
+    )
+
+
+def latest_close(session: Session, symbol: str) -> LatestClose:
+    """The last close of `symbol`.
+
+    Raises:
+        UsageError: there is no such symbol, or it has no close yet.
+    """
+    # PostgreSQL's text holds no NUL, and its driver refuses to send one.
+    asset = None if "\0" in symbol else session.scalar(select(Asset).where(Asset.symbol == symbol))
+    if asset is None:
+        raise UsageError(f"unknown symbol {shown(symbol)}: import its prices first")
+    close = session.scalar(select(Close).where(Close.asset_id == asset.id).order_by(Close.day.desc()).limit(1))
+    if close is None:
+        raise UsageError(f"symbol {shown(symbol)} has no close yet: import its prices first")
+    return LatestClose(
+        symbol=asset.symbol,
+        day=close.day,
+        close=close.close,
+        open=close.open,
+        high=close.high,
+        low=close.low,
+        volume=close.volume,
+        source=close.source,
+        recorded_at=close.recorded_at,
+    )
+
+
+def _copy_in(session: Session, rows: Iterable[CloseRow | BadRow], rejected: list[BadRow]) -> int:
+    """Stream the good rows into the temporary table; their number. The bad ones are appended to `rejected`."""
+    good = 0
+    with (
+        driver_connection(session.connection()).cursor() as cursor,
+        cursor.copy("COPY pg_temp.incoming_closes FROM STDIN") as copy,
+    ):
+        lines: list[str] = []
+        for row in rows:
+            if isinstance(row, BadRow):
+                rejected.append(row)
+                continue
+            good += 1
+            lines.append(_copy_line(row))
+            if len(lines) == _COPY_ROWS:
+                copy.write("".join(lines).encode())
+                lines.clear()
+        copy.write("".join(lines).encode())
+    return good
+
+
+def _copy_line(row: CloseRow) -> str:
+    # Symbols are printable, so a backslash is the only character that COPY's text format would read as its own.
+    fields = [row.symbol.replace("\\", "\\\\"), row.day, row.close, row.open, row.high, row.low, row.volume]
+    return "\t".join("\\N" if field is None else str(field) for field in fields) + "\n"
+
+
+_COPY_ROWS = 2_000
+
+_INCOMING = """
+    CREATE TEMPORARY TABLE incoming_closes (
+        symbol text NOT NULL, day date NOT NULL, close bigint NOT NULL,
+        open bigint, high bigint, low bigint, volume numeric
+    ) ON COMMIT DROP
+"""
+
+# In the order of the symbols, so that a file whose rows come in another order gives the same ids.
+_NEW_ASSETS = """
+    INSERT INTO assets (symbol, created_at)
+    SELECT symbol, :now FROM (SELECT DISTINCT symbol FROM incoming_closes) AS i
+    WHERE NOT EXISTS (SELECT FROM assets AS a WHERE a.symbol = i.symbol)
+    ORDER BY symbol COLLATE "C"
+    ON CONFLICT (symbol) DO NOTHING
+"""
+
+_CORRECTIONS = """
+    INSERT INTO price_corrections (asset_id, day, old_close, new_close, reason, requested_by, created_at)
+    SELECT c.asset_id, c.day, c.close, i.close, :reason, :requested_by, :now
+    FROM incoming_closes AS i
+    JOIN assets AS a ON a.symbol = i.symbol
+    JOIN closes AS c ON c.asset_id = a.id AND c.day = i.day
+    WHERE c.close <> i.close
+    ORDER BY c.day, c.asset_id
+"""
+
+_UPDATE = """
+    UPDATE closes AS c
+    SET close = i.close,
+        open = coalesce(i.open, c.open),
+        high = coalesce(i.high, c.high),
+        low = coalesce(i.low, c.low),
+        volume = coalesce(i.volume, c.volume),
+        source = :source,
+        recorded_at = :now
+    FROM incoming_closes AS i
+    JOIN assets AS a ON a.symbol = i.symbol
+    WHERE c.asset_id = a.id AND c.day = i.day
+        AND (c.close, c.open, c.high, c.low, c.volume) IS DISTINCT FROM (
+            i.close, coalesce(i.open, c.open), coalesce(i.high, c.high), coalesce(i.low, c.low),
+            coalesce(i.volume, c.volume)
+        )
+"""
+
+_INSERT = """
+    INSERT INTO closes (day, asset_id, close, open, high, low, volume, source, recorded_at)
+    SELECT i.day, a.id, i.close, i.open, i.high, i.low, i.volume, :source, :now
+    FROM incoming_closes AS i
+    JOIN assets AS a ON a.symbol = i.symbol
+    WHERE NOT EXISTS (SELECT FROM closes AS c WHERE c.asset_id = a.id AND c.day = i.day)
+    ORDER BY i.day, a.id
+"""

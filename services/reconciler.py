@@ -1,0 +1,63 @@
+"""The reconciler: whatever was lost between Redis and a worker is published again.
+
+- A batch that is `running` while nobody holds its lease was abandoned: its worker died. It goes back to `planned` at once.
+- A batch that is `queued`, but of whose queue no batch was claimed for `overdue_seconds`, lost its message. While claims go
+  on, the backlog is moving and nothing is republished, however long it is: a queue of an hour makes no storm. Each further
+  publication of the same batch waits twice as long as the one before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Engine, text
+
+from core.database import session_scope
+from core.log import get_logger
+from core.settings import Settings
+from services.locks import HELD_BATCHES
+
+log = get_logger(__name__)
+
+# A claim sets `started_at` while the lease is held; this only covers the instant between a read of pg_locks and of the row.
+_GRACE = timedelta(seconds=2)
+
+_ABANDONED = text(
+    f"""
+    UPDATE batches SET status = 'planned', not_before = NULL
+    WHERE status = 'running' AND started_at < :before AND id NOT IN ({HELD_BATCHES})
+    RETURNING id
+    """  # noqa: S608 (a constant)
+)
+_LOST = text(
+    """
+    UPDATE batches b SET status = 'planned'
+    FROM runs r
+    WHERE r.id = b.run_id AND r.status = 'running' AND b.status = 'queued'
+      AND b.queued_at < :now - make_interval(secs => :overdue * power(2, least(b.publications, 8) - 1))
+      AND NOT EXISTS (
+          SELECT 1 FROM batches moving JOIN runs m ON m.id = moving.run_id
+          WHERE m.kind = r.kind AND m.status = 'running' AND moving.started_at > :now - make_interval(secs => :overdue)
+      )
+    RETURNING b.id
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileResult:
+    """How many batches went back to `planned`, by cause."""
+
+    abandoned: int
+    lost: int
+
+
+def reconcile(engine: Engine, *, now: datetime, settings: Settings) -> ReconcileResult:
+    """Put back what was abandoned or lost; the relay publishes it again."""
+    with session_scope(engine) as session:
+        abandoned = list(session.execute(_ABANDONED, {"before": now - _GRACE}).scalars())
+        lost = list(session.execute(_LOST, {"now": now, "overdue": settings.overdue_seconds}).scalars())
+    if abandoned or lost:
+        log.warning("batches put back", abandoned=abandoned[:20], lost=len(lost))
+    return ReconcileResult(len(abandoned), len(lost))

@@ -1,0 +1,80 @@
+"""One tick of beat: plan what is due, put back what was lost, finish what has ended, publish what is planned.
+
+Every step is safe to repeat and to run beside itself; a tick that finds another at work leaves it to that one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Engine, text
+
+from core.database import session_scope
+from core.settings import Settings
+from services.completion import finish_runs
+from services.locks import TICK_LOCK
+from services.planning import plan_due
+from services.publishing import Publisher
+from services.reconciler import reconcile
+from services.relay import publish_planned
+
+
+@dataclass(frozen=True, slots=True)
+class TickResult:
+    """What one tick did; `ran` is False if another tick was at work."""
+
+    ran: bool
+    planned: int = 0
+    published: int = 0
+    abandoned: int = 0
+    lost: int = 0
+    finished: int = 0
+
+    def summary(self) -> str:
+        """For the schedule's record: what was done, or that nothing was to do."""
+        if not self.ran:
+            return "another tick was at work"
+        counts = {
+            "planned": self.planned,
+            "published": self.published,
+            "abandoned": self.abandoned,
+            "lost": self.lost,
+            "finished": self.finished,
+        }
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing to do"
+
+
+def tick(engine: Engine, publish: Publisher, *, now: datetime, settings: Settings) -> TickResult:
+    """Do all that is due at `now`.
+
+    Raises:
+        PublishError: Redis did not take the messages; what was planned stays planned for the next tick.
+    """
+    with engine.connect() as holder, holder.begin():
+        if not holder.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": TICK_LOCK}).scalar_one():
+            return TickResult(ran=False)
+        with session_scope(engine) as session:
+            planned = plan_due(session, now=now, settings=settings)
+        put_back = reconcile(engine, now=now, settings=settings)
+        finished = finish_runs(engine, now=now)
+        published = publish_planned(engine, publish, now=now)
+        # A run whose users are all quarantined has no batch to end it.
+        finished += finish_runs(engine, now=now)
+    result = TickResult(True, len(planned), published, put_back.abandoned, put_back.lost, len(finished))
+    record_run(engine, "tick", now=now, result=result.summary())
+    return result
+
+
+def record_run(engine: Engine, name: str, *, now: datetime, result: str | None = None, error: str | None = None) -> None:
+    """Write down that a schedule ran, for health and `/scheduler/status`."""
+    with session_scope(engine) as session:
+        session.execute(
+            text(
+                "INSERT INTO beat_ticks (name, last_run_at, last_result, last_error, runs)"
+                " VALUES (:name, :now, :result, :error, 1)"
+                " ON CONFLICT (name) DO UPDATE SET last_run_at = :now, last_result = :result, last_error = :error,"
+                " runs = beat_ticks.runs + 1"
+            ),
+            {"name": name, "now": now, "result": result, "error": error},
+        )

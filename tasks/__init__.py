@@ -1,0 +1,1 @@
+"""Celery tasks, one module a queue: parse, open what is needed, call one service."""

@@ -1,0 +1,46 @@
+"""What a task finds in its process: the engine, the publisher, the settings. `workers` fills it in after the fork.
+
+Tasks do not import `workers`, and nothing here exists before the fork: two processes on one connection would corrupt
+each other's protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Engine
+
+from core.settings import Settings
+from services.publishing import Publisher
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessContext:
+    """The resources of one worker process. `worker` is its name: host and process id."""
+
+    engine: Engine
+    publish: Publisher
+    settings: Settings
+    worker: str
+    clock: Callable[[], datetime]
+
+
+_current: list[ProcessContext] = []
+
+
+def set_context(context: ProcessContext | None) -> None:
+    """Install the resources of this process, or with None remove them."""
+    _current[:] = [] if context is None else [context]
+
+
+def process_context() -> ProcessContext:
+    """The resources of this process.
+
+    Raises:
+        RuntimeError: nobody installed them: this is no worker process.
+    """
+    if not _current:
+        raise RuntimeError("tasks run in a worker process: its resources are not set up here")
+    return _current[0]

@@ -1,0 +1,16 @@
+"""Queue `simulations`: the batches of nightly runs."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from services.batches import advance_batch as advance
+from tasks.context import process_context
+from tasks.messages import SIMULATE
+
+
+@shared_task(name=SIMULATE)
+def advance_batch(batch_id: int) -> None:
+    """Advance the users of one batch."""
+    here = process_context()
+    advance(here.engine, batch_id, worker=here.worker, publish=here.publish, clock=here.clock, settings=here.settings)
