@@ -1,1 +1,1 @@
-"""What the speed claims rest on."""
+"""What the claims about speed rest on. Each measurement can be repeated with `nightshift bench`."""

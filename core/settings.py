@@ -6,9 +6,9 @@ import os
 from datetime import time, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import UsageError
@@ -55,18 +55,41 @@ class Settings(BaseSettings):
     )
     message_max_bytes: int = Field(16_384, ge=256, description="A larger message is dropped, not parsed.")
 
-    log_format: Literal["auto", "json", "pretty"] = "auto"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "pretty"] = Field("auto", description="`auto`: pretty on a terminal, else JSON.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Logs go to stderr.")
 
     host: str = Field("127.0.0.1", description="Address that Flower and the exporter bind.")
     flower_port: Port = Field(5555, description="0 takes a free port.")
     exporter_port: Port = Field(9808, description="0 takes a free port.")
-    flower_user: str = "operator"
+    flower_user: str = Field("operator", description="Flower's basic authentication.")
     flower_password: SecretStr | None = Field(None, description="Empty: generated at start and shown there.")
+
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> Self:
+        # A message that comes back while its task still runs would start the task a second time.
+        if not self.soft_time_limit < self.hard_time_limit < self.visibility_timeout:
+            raise ValueError("soft_time_limit < hard_time_limit < visibility_timeout must hold")
+        return self
 
     def nightshift_home(self) -> Path:
         """The home as an absolute path: child processes may run in another directory."""
         return self.home.expanduser().absolute()
+
+
+def settings_table() -> list[tuple[str, str, str]]:
+    """Name, default and meaning of every setting: the rows of docs/settings.md."""
+    return [
+        (f"`{PREFIX}{name.upper()}`", _default_text(field.default), field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _default_text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, timedelta):
+        return f"`{int(value.total_seconds())}`"
+    return f"`{value:%H:%M}`" if isinstance(value, time) else f"`{value}`"
 
 
 @lru_cache(maxsize=1)
@@ -85,5 +108,5 @@ def get_settings() -> Settings:
         return Settings()  # type: ignore[call-arg]
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
-        name = PREFIX + ".".join(str(part) for part in first["loc"]).upper()
-        raise UsageError(f"setting {name}: {first['msg']}") from None
+        name = " " + PREFIX + ".".join(str(part) for part in first["loc"]).upper() if first["loc"] else "s"
+        raise UsageError(f"setting{name}: {first['msg']} (see docs/settings.md)") from None

@@ -29,7 +29,8 @@ def digest_rows(
         positions: asset ids, quantities and cost basis, each (n, K); an id of 0 is padding and does not count.
     """
     user, simulation, day = key
-    state = _mix(_words(user) + _GOLDEN * np.uint64(day + 1))
+    salt = np.array((0x9E3779B97F4A7C15 * (day + 1)) % 2**64, dtype=np.uint64)
+    state = _mix(_words(user) + salt)
     for column in (simulation, cash, equity):
         state = _mix((state ^ _words(column)) + _GOLDEN)
     asset, quantity, cost = (_words(column.astype(np.int64, copy=False)) for column in positions)

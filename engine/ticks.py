@@ -98,7 +98,7 @@ def _exactly(
 ) -> None:
     """Recompute the elements of `where` in place with Python integers."""
     a, b, c, where = np.broadcast_arrays(a, b, c, where)
-    for index in zip(*np.nonzero(where), strict=True):
+    for index in map(tuple, np.argwhere(where)):
         exact, rest = divmod(int(a[index]) * int(b[index]), int(c[index]))
         fits = exact <= MAX
         quotient[index] = exact if fits else MAX

@@ -1,1 +1,1 @@
-"""Where prices come from: one file a source. A source yields closes in ticks and says what it refused; it writes nothing."""
+"""Where prices come from: one file a source. It yields closes in ticks and names what it refused; it writes nothing."""

@@ -35,9 +35,9 @@ T = TypeVar("T")
 def read_closes(path: Path, *, today: date) -> Iterator[CloseRow | BadRow]:
     """The rows of the file in their order, good and bad, as they are read.
 
-    A row is bad if it has too few or too many fields, an empty symbol, a day that is malformed, before 2000-01-01 or after
-    `today`, a price that is unparseable, zero, negative, not finite or out of range, high < low, a NUL, or the symbol and
-    day of an earlier good row.
+    A row is bad if it has too few or too many fields, an empty symbol, a day that is malformed, before 2000-01-01 or
+    after `today`, a price that is unparseable, zero, negative, not finite or out of range, high < low, a NUL, or the
+    symbol and day of an earlier good row.
 
     Raises:
         UsageError: the file as a whole cannot be read; one line that names it. Rows may have been yielded before.
@@ -67,7 +67,13 @@ def printable(path: Path) -> str:
 @contextmanager
 def _open(path: Path, name: str) -> Iterator[BinaryIO]:
     try:
-        with path.open("rb") as file:
+        file = path.open("rb")
+    except ValueError:
+        raise UsageError(f"cannot read {name}: not a path") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {name}: {error.strerror}") from None
+    try:
+        with file:
             if file.peek(2)[:2] == _GZIP_MAGIC:
                 with gzip.GzipFile(fileobj=file) as unpacked:
                     yield cast("BinaryIO", unpacked)
@@ -77,10 +83,8 @@ def _open(path: Path, name: str) -> Iterator[BinaryIO]:
         raise UsageError(f"{name} is a truncated gzip file: copy it again") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise UsageError(f"{name} is a corrupt gzip file: {error}") from None
-    except (OSError, ValueError) as error:
-        # A path with a NUL in it is a ValueError.
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UsageError(f"cannot read {name}: {reason}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {name}: {error.strerror or error}") from None
 
 
 def _numbered_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:

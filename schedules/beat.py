@@ -1,8 +1,8 @@
 """The beat table, on one screen: what is sent, how often.
 
-Beat is a heartbeat only; what is due, the database knows. So nothing here names a time of day: a tick that is late, lost
-or sent twice changes nothing but time. A message expires before the next one is sent, so that an outage of the workers
-leaves one tick behind and not a thousand.
+Beat is a heartbeat only; what is due, the database knows. So nothing here names a time of day: a tick that is late,
+lost or sent twice changes nothing but time. A message expires before the next one is sent, so that an outage of the
+workers leaves one tick behind and not a thousand.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -123,6 +123,17 @@ def check_redis(url: str) -> None:
             ) from None
 
 
+def answering_workers(servers: Servers) -> list[str]:
+    """Names of the Celery workers that answer a ping within a second; none where this command owns the servers."""
+    if servers.urls.owned:
+        return []
+    from workers.app import make_app
+    from workers.health import worker_names
+
+    with make_app(servers.settings, servers.urls.redis_url) as app:
+        return worker_names(app)
+
+
 def parse_day(text: str | None, option: str) -> date | None:
     """The day written as YYYY-MM-DD, None for None; UsageError for anything else."""
     if text is None:
@@ -235,13 +246,10 @@ def _interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def stay(check: Callable[[], None]) -> None:
-    """Call `check` every second until Ctrl-C or SIGTERM, then return."""
-    import threading
-
+def stay() -> None:
+    """Return at Ctrl-C or, inside `interruptible`, at SIGTERM."""
     try:
         while True:
-            threading.Event().wait(1.0)
-            check()
+            signal.pause()
     except KeyboardInterrupt:
         note("stopping …")

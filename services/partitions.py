@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from core.database import session_scope
 from models.partitions import MONTHLY, ensure_day_partitions, ensure_month_partitions
-from services.schedule_log import record
+from services.tick import record_run
 
 DAYS_AHEAD = 7
 MONTHS_AHEAD = 2
@@ -29,5 +29,5 @@ def ensure_ahead(engine: Engine, *, now: datetime) -> list[str]:
         made = ensure_day_partitions(connection, days)
         for table in MONTHLY:
             made += ensure_month_partitions(connection, table, months)
-        record(session, "ensure_partitions", now=now, result=f"{len(made)} partitions made")
+    record_run(engine, "ensure_partitions", now=now, result=f"{len(made)} made")
     return made

@@ -2,8 +2,8 @@
 
 The rows go into a temporary table by COPY and from there, set by set, into `closes`. A close that exists with another
 value is never rewritten silently: it counts as updated, and `price_corrections` keeps what it was. A column that a file
-does not have leaves the recorded value alone. Other writers of `closes` wait from the comparison until the commit, so that
-what a correction says was really there; readers do not wait.
+does not have leaves the recorded value alone. Other writers of `closes` wait from the comparison until the commit, so
+that what a correction says was really there; readers do not wait.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def latest_close(session: Session, symbol: str) -> LatestClose:
     Raises:
         UsageError: there is no such symbol, or it has no close yet.
     """
-    # PostgreSQL's text holds no NUL, and its driver refuses to send one.
-    asset = None if "\0" in symbol else session.scalar(select(Asset).where(Asset.symbol == symbol))
+    # What an import never takes, the driver may refuse to send: a NUL, or bytes of the command line that are not UTF-8.
+    asset = None if not symbol.isprintable() else session.scalar(select(Asset).where(Asset.symbol == symbol))
     if asset is None:
         raise UsageError(f"unknown symbol {shown(symbol)}: import its prices first")
     close = session.scalar(select(Close).where(Close.asset_id == asset.id).order_by(Close.day.desc()).limit(1))

@@ -16,9 +16,8 @@ from sqlalchemy import Row, bindparam, text
 from sqlalchemy.orm import Session
 
 from core.errors import UsageError
+from models.tables_runs import RUN_UNFINISHED
 from models.ticks import from_ticks
-
-UNFINISHED = ("planned", "running")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +116,9 @@ class Progress:
     trades: int
     quarantined: int
     failed_batches: int
-    finished: bool
+    runs_ended: int
     failed_runs: int
+    finished: bool
 
 
 _RUNS = """
@@ -141,7 +141,8 @@ _RUNS_BY_ID = text(_RUNS.format(source="(SELECT * FROM runs WHERE id IN :ids)"))
 _NEWEST_NIGHTLY = text(
     _RUNS.format(
         source="(SELECT * FROM runs WHERE kind = 'nightly' AND status <> 'missed'"
-        " ORDER BY (status = 'running') DESC, (status = 'planned') DESC, day DESC LIMIT 1)"
+        " ORDER BY status = 'running' DESC, status = 'planned' DESC, CASE WHEN status = 'planned' THEN day END, day DESC"
+        " LIMIT 1)"
     )
 )
 
@@ -220,8 +221,8 @@ def run_progress(session: Session, run_ids: Sequence[int]) -> Progress:
     """How far these runs are together."""
     ids = {"ids": list(run_ids)}
     batches = session.execute(_PROGRESS, ids).one()
-    runs = session.execute(_UNFINISHED, ids).one()
-    return Progress(**batches._asdict(), finished=runs.unfinished == 0, failed_runs=runs.failed)
+    runs = session.execute(_RUNS_ENDED, ids).one()
+    return Progress(**batches._asdict(), **runs._asdict(), finished=runs.runs_ended == len(set(run_ids)))
 
 
 _PROGRESS = text(
@@ -238,9 +239,9 @@ _PROGRESS = text(
     FROM batches WHERE run_id IN :ids
     """
 ).bindparams(bindparam("ids", expanding=True))
-_UNFINISHED = text(
-    "SELECT count(*) FILTER (WHERE status IN ('planned', 'running')) AS unfinished,"
-    " count(*) FILTER (WHERE status IN ('failed', 'cancelled')) AS failed FROM runs WHERE id IN :ids"
+_RUNS_ENDED = text(
+    "SELECT count(*) FILTER (WHERE status NOT IN ('planned', 'running')) AS runs_ended,"
+    " count(*) FILTER (WHERE status IN ('failed', 'cancelled')) AS failed_runs FROM runs WHERE id IN :ids"
 ).bindparams(bindparam("ids", expanding=True))
 
 
@@ -253,7 +254,7 @@ def cancel_run(session: Session, run_id: int, now: datetime) -> RunView:
     # Locked, so that its completion either sees the wish or has been before it.
     session.execute(text("SELECT 1 FROM runs WHERE id = :id FOR UPDATE"), {"id": run_id})
     run = run_view(session, run_id, now)
-    if run.status not in UNFINISHED:
+    if run.status not in RUN_UNFINISHED:
         raise UsageError(f"run {run_id} is over ({run.status}): there is nothing to cancel")
     session.execute(text("UPDATE runs SET cancel_requested = true WHERE id = :id"), {"id": run_id})
     return run_view(session, run_id, now)

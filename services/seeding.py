@@ -22,7 +22,7 @@ from core.errors import UsageError
 from models.copy_codec import DATE, HEADER, INT2, INT4, INT8, TRAILER, Column, RowFormat
 from services.seeding_mix import MAX_SLOTS, Draws, Sample, draw_sample
 
-CHUNK_USERS = 20_000
+CHUNK_SIMULATIONS = 20_000
 MAX_USERS = 100_000_000
 MAX_SIMULATIONS_PER_USER = 100
 LOOKBACK_DAYS = 60
@@ -101,8 +101,9 @@ def seed(  # noqa: PLR0913 - every one of them decides what is seeded
         first_user, first_simulation = _next_id(connection, "users"), _next_id(connection, "simulations")
         draws = Draws(seed_number)
         driver = driver_connection(connection)
-        for done in range(0, users, CHUNK_USERS):
-            count = min(CHUNK_USERS, users - done)
+        chunk = max(1, CHUNK_SIMULATIONS // simulations_per_user)
+        for done in range(0, users, chunk):
+            count = min(chunk, users - done)
             user_ids = np.arange(first_user + done, first_user + done + count, dtype=np.int64)
             _copy_users(driver, user_ids, draws)
             owners = np.repeat(user_ids, simulations_per_user)
@@ -110,11 +111,8 @@ def seed(  # noqa: PLR0913 - every one of them decides what is seeded
             days = (day_number(first), day_number(last))
             _copy_simulations(driver, ids, owners, draw_sample(draws, len(owners), assets, days))
             on_chunk(done + count)
-        for table, following in (("users", first_user + users), ("simulations", first_simulation + users * simulations_per_user)):
-            connection.execute(
-                text("SELECT setval(pg_get_serial_sequence(:table, 'id'), :last)"),
-                {"table": table, "last": following - 1},
-            )
+        _advance_ids(connection, "users", first_user + users - 1)
+        _advance_ids(connection, "simulations", first_simulation + users * simulations_per_user - 1)
         # The planner would otherwise take the tables for empty during the first night.
         connection.execute(text("ANALYZE users, simulations"))
     return SeedSummary(users, users * simulations_per_user, first_user, first, last, len(assets))
@@ -159,6 +157,11 @@ def _universe(
 def _next_id(connection: Connection, table: str) -> int:
     newest = connection.scalar(text(f"SELECT coalesce(max(id), 0) FROM {table}"))  # noqa: S608 - a table of ours
     return int(newest or 0) + 1
+
+
+def _advance_ids(connection: Connection, table: str, last: int) -> None:
+    values = {"table": table, "last": last}
+    connection.execute(text("SELECT setval(pg_get_serial_sequence(:table, 'id'), :last)"), values)
 
 
 def _copy_users(driver: psycopg.Connection[Any], user_ids: NDArray[np.int64], draws: Draws) -> None:

@@ -13,18 +13,19 @@ from datetime import datetime
 from sqlalchemy import Engine
 
 from core.settings import Settings
+from services.batches import BatchWorker
 from services.publishing import Publisher
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessContext:
-    """The resources of one worker process. `worker` is its name: host and process id."""
+    """The resources of one worker process."""
 
     engine: Engine
     publish: Publisher
     settings: Settings
-    worker: str
     clock: Callable[[], datetime]
+    batches: BatchWorker
 
 
 _current: list[ProcessContext] = []

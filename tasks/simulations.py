@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from services.batches import advance_batch as advance
 from tasks.context import process_context
 from tasks.messages import SIMULATE
 
@@ -12,5 +11,4 @@ from tasks.messages import SIMULATE
 @shared_task(name=SIMULATE)
 def advance_batch(batch_id: int) -> None:
     """Advance the users of one batch."""
-    here = process_context()
-    advance(here.engine, batch_id, worker=here.worker, publish=here.publish, clock=here.clock, settings=here.settings)
+    process_context().batches.advance(batch_id)

@@ -11,7 +11,8 @@ import redis
 from sqlalchemy import Engine, make_url
 
 from core.database import make_engine
-from core.settings import PREFIX, get_settings
+from core.log import configure_logging
+from core.settings import PREFIX, Settings, get_settings
 from tests.support.database import FAST, make_template, new_database
 from workers.embedded import EmbeddedServers, ServerUrls
 
@@ -26,6 +27,12 @@ def _no_settings_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     get_settings.cache_clear()
     yield
     get_settings.cache_clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_logs() -> None:
+    # structlog's default prints every local variable of a traceback: seconds for a frame of arrays.
+    configure_logging(Settings(_env_file=None, log_format="json"))  # type: ignore[call-arg]
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,1 @@
-"""The ledger of docs/ledger.md a second time: one simulation at a time, Python integers, loops. Slow, obvious, exact."""
+"""The ledger of docs/ledger.md a second time: one simulation at a time, Python integers, loops. Slow and obvious."""

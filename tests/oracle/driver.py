@@ -97,7 +97,9 @@ def take_state(state: State, rows: NDArray[np.intp]) -> State:
     return state.take(rows)
 
 
-def engine_nights(simulations: Sequence[Simulation], prices: Market, days: Iterable[int], extra_slots: int = 0) -> Nights:
+def engine_nights(
+    simulations: Sequence[Simulation], prices: Market, days: Iterable[int], extra_slots: int = 0
+) -> Nights:
     """Advance all of them with the engine, day by day; one dict by position for each day.
 
     A simulation takes part from its start day until its quarantine.
@@ -154,8 +156,8 @@ def outcomes_of(result: DayResult, simulations: Simulations) -> list[Outcome]:
     assert keys == sorted(set(keys)), "trades are not ordered by row and slot, or there are two of one slot"
     assert sorted(q.row for q in result.quarantined) == np.flatnonzero(~result.ok).tolist()
     by_row: dict[int, list[Trade]] = {}
-    columns = (trades.slot, trades.asset_id, trades.quantity, trades.price, trades.notional, trades.fee, trades.realised)
-    for row, *values in zip(trades.row.tolist(), *(column.tolist() for column in columns), strict=True):
+    names = ("row", "slot", "asset_id", "quantity", "price", "notional", "fee", "realised")
+    for row, *values in zip(*(getattr(trades, name).tolist() for name in names), strict=True):
         by_row.setdefault(row, []).append(Trade(*values))
     outcomes: list[Outcome] = []
     quarantined = {q.row: q for q in result.quarantined}
@@ -171,11 +173,16 @@ def outcomes_of(result: DayResult, simulations: Simulations) -> list[Outcome]:
         numbers = [float(x[row]) for x in (state.return_mean, state.return_m2, state.max_drawdown)]
         outcomes.append(
             Portfolio(
-                int(state.cash[row]), int(state.equity[row]), int(state.peak[row]), int(state.nights[row]),
-                struct.pack("<3d", *numbers),
-                tuple(state.quantities[row, :slots].tolist()), tuple(state.cost_basis[row, :slots].tolist()),
-                int(state.strategy_state[row, 0]), tuple(by_row.get(row, [])),
-            )  # fmt: skip
+                cash=int(state.cash[row]),
+                equity=int(state.equity[row]),
+                peak=int(state.peak[row]),
+                nights=int(state.nights[row]),
+                statistics=struct.pack("<3d", *numbers),
+                quantities=tuple(state.quantities[row, :slots].tolist()),
+                costs=tuple(state.cost_basis[row, :slots].tolist()),
+                memory=int(state.strategy_state[row, 0]),
+                trades=tuple(by_row.get(row, [])),
+            )
         )
     return outcomes
 

@@ -61,9 +61,7 @@ def _reversion(draw: st.DrawFn) -> tuple[int, ...]:
 OWN: dict[int, st.SearchStrategy[tuple[int, ...]]] = {
     1: st.just(()),
     2: st.tuples(short(1, 3650), amount),
-    3: st.one_of(
-        st.tuples(calendar, st.just(0)), st.tuples(st.just(0), band), st.tuples(calendar, band)
-    ),
+    3: st.one_of(st.tuples(calendar, st.just(0)), st.tuples(st.just(0), band), st.tuples(calendar, band)),
     4: _fast_slow(),
     5: st.tuples(short(1, 250), st.integers(1, 32) | st.integers(1, 3), calendar),
     6: _reversion(),
@@ -112,7 +110,7 @@ def simulations(draw: st.DrawFn, days: int) -> Simulation:
 
 @st.composite
 def broken(draw: st.DrawFn, days: int) -> Simulation:
-    """A simulation with one number replaced by another, or one number too many or too few; perhaps still well-formed."""
+    """A simulation with one number replaced by another, or one too many or too few; perhaps still well-formed."""
     fields: dict[str, Any] = dict(vars(draw(simulations(days))))
     kind = draw(st.sampled_from(["params", "params", "params", "weights", "asset_ids", "count", "strategy", "cash"]))
     if kind == "strategy":

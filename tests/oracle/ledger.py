@@ -10,7 +10,6 @@ from tests.oracle.numbers import (
     M,
     QuarantineError,
     Reason,
-    T,
     afford,
     fit,
     notional,
@@ -254,5 +253,3 @@ def statistics(state: State, equity: int) -> State:
     return replace(
         state, equity=equity, peak=peak, nights=nights, mean=mean, m2=m2, max_drawdown=max(state.max_drawdown, drawdown)
     )
-
-

@@ -49,9 +49,7 @@ def one(pick: random.Random, strategy: int, assets: list[int], start_day: int, l
     )
 
 
-def many(
-    pick: random.Random, count: int, assets: list[int], start_days: range, longest: int = 250
-) -> list[Simulation]:
+def many(pick: random.Random, count: int, assets: list[int], start_days: range, longest: int = 250) -> list[Simulation]:
     """Simulations of all strategies in random order."""
     return [one(pick, pick.randint(1, 6), assets, pick.choice(start_days), longest) for _ in range(count)]
 

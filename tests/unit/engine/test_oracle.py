@@ -53,9 +53,8 @@ def test_buy_and_hold_pays_the_fee_out_of_its_cash() -> None:
 def test_a_stop_sees_yesterday_sells_today_and_the_cap_bounds_the_fee() -> None:
     held = simulation(1, common=(0, 500_000, 2 * T, 100_000, 0))
     prices = Prices({1: {10: 10 * T, 11: 9 * T, 12: 8 * T}})
-    state = initial(held)
-    for day in (10, 11):
-        state, trades = advance(held, state, prices, day)
+    state, _ = advance(held, initial(held), prices, 10)
+    state, trades = advance(held, state, prices, 11)
     assert trades == []
     state, trades = advance(held, state, prices, 12)
     assert trades == [Trade(0, 1, -100 * T, 8 * T, 800 * T, 200 * T, -400 * T)]

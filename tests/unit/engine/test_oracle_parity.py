@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,42 +71,42 @@ COMMON_BOUNDS = [(0, M), (0, M), (0, MAX), (0, M), (0, 10**9)]
 GOOD = {1: (), 2: (3, T), 3: (1, 10_000), 4: (2, 5), 5: (3, 2, 1), 6: (3, 50_000, 10_000)}
 
 
-def on_and_beyond_every_bound() -> Iterator[Simulation]:
-    def make(strategy: int, params: tuple[int, ...], slots: int = 2, **changes: object) -> Simulation:
-        fields: dict[str, object] = {
-            "strategy": strategy,
-            "start_day": FIRST_DAY,
-            "initial_cash": 1_000 * T,
-            "params": params,
-            "asset_ids": tuple(range(1, slots + 1)),
-            "weights": (20_000,) * slots,
-        }
-        return Simulation(**(fields | changes))  # type: ignore[arg-type]
+PAIRS: list[tuple[int, tuple[int, ...]]] = [
+    *((3, own) for own in ((0, 0), (0, 1), (1, 0))),
+    *((4, own) for own in ((5, 5), (5, 4), (249, 250), (250, 250))),
+    *((6, (2, *own)) for own in ((1, 0), (1, 1), (500, 499), (500, 500), (500, 501))),
+    *((unknown, ()) for unknown in (-1, 0, 7, 32_767, -32_768)),
+]
+WEIGHTS = ((M, 0), (M, 1), (M // 2, M // 2), (-1, 5), (MAX, MAX), (MAX, -MAX), (0, 0))
+ASSETS = ((1, 1), (1, 34), (1, 33), (34, 33), (35, 34), (1, 2**31 - 1))
 
+
+def make(strategy: int, params: tuple[int, ...], slots: int = 2, **changes: Any) -> Simulation:
+    simulation = Simulation(
+        strategy=strategy,
+        start_day=FIRST_DAY,
+        initial_cash=1_000 * T,
+        params=params,
+        asset_ids=tuple(range(1, slots + 1)),
+        weights=(20_000,) * slots,
+    )
+    return replace(simulation, **changes)
+
+
+def on_and_beyond_every_bound() -> Iterator[Simulation]:
     for strategy, own in GOOD.items():
         good = (0, 0, 0, 0, 0, *own)
         for at, (low, high) in enumerate(COMMON_BOUNDS + OWN_BOUNDS[strategy]):
-            for value in {low - 1, low, low + 1, high - 1, high, min(high + 1, MAX), -MAX, MAX}:
+            for value in sorted({low - 1, low, low + 1, high - 1, high, min(high + 1, MAX), -MAX, MAX}):
                 yield make(strategy, (*good[:at], value, *good[at + 1 :]))
-        for count in range(len(good)):
-            yield make(strategy, good[:count])
+        yield from (make(strategy, good[:count]) for count in range(len(good)))
         yield make(strategy, (*good, 0))
-        for slots in (0, 1, 32, 33):
-            yield make(strategy, good, slots)
-        for weights in ((M, 0), (M, 1), (M // 2, M // 2), (-1, 5), (MAX, MAX), (MAX, -MAX), (0, 0)):
-            yield make(strategy, good, weights=weights)
-        for assets in ((1, 1), (1, 34), (1, 33), (34, 33), (35, 34), (1, 2**31 - 1)):
-            yield make(strategy, good, asset_ids=assets)
-        for cash in (-1, 0, MAX):
-            yield make(strategy, good, initial_cash=cash)
-    for calendar, band in ((0, 0), (0, 1), (1, 0)):
-        yield make(3, (0, 0, 0, 0, 0, calendar, band))
-    for fast, slow in ((5, 5), (5, 4), (249, 250), (250, 250)):
-        yield make(4, (0, 0, 0, 0, 0, fast, slow))
-    for entry, leave in ((1, 0), (1, 1), (500, 499), (500, 500), (500, 501)):
-        yield make(6, (0, 0, 0, 0, 0, 2, entry, leave))
-    for strategy in (-1, 0, 7, 32_767, -32_768):
-        yield make(strategy, (0, 0, 0, 0, 0))
+        yield from (make(strategy, good, slots) for slots in (0, 1, 32, 33))
+        yield from (make(strategy, good, weights=weights) for weights in WEIGHTS)
+        yield from (make(strategy, good, asset_ids=assets) for assets in ASSETS)
+        yield from (make(strategy, good, initial_cash=cash) for cash in (-1, 0, MAX))
+        yield make(strategy, good, start_day=-1)
+    yield from (make(strategy, (0, 0, 0, 0, 0, *own)) for strategy, own in PAIRS)
 
 
 def test_each_bound_of_each_parameter() -> None:
@@ -119,6 +122,54 @@ def test_each_bound_of_each_parameter() -> None:
     reasons = {outcome.reason for outcome in first if isinstance(outcome, Quarantined)}
     assert reasons == {"MALFORMED", "UNKNOWN_ASSET", "NO_CLOSE"}
     assert sum(isinstance(outcome, Portfolio) for outcome in first) > 100
+
+
+def magnitude(pick: random.Random) -> int:
+    """1 to 2**63 - 1, every order of magnitude as likely as the next; often round, a power of two, or beside one."""
+    value: int = 10 ** pick.randrange(19) if pick.random() < 0.3 else 2 ** pick.randrange(63) + pick.randrange(-1, 2)
+    anything = pick.randint(1, 2 ** pick.randint(1, 63))
+    return min(max(value if pick.random() < 0.5 else anything, 1), MAX)
+
+
+def test_four_thousand_simulations_of_all_magnitudes() -> None:
+    """Sizing, shrinking, fees, stops and their saturation, with money, prices and limits from one tick to 2**63 - 1."""
+    pick = random.Random(13)
+    days = range(FIRST_DAY, FIRST_DAY + 4)
+    factors = (1, 10**6, 500_000, 999_999, 1_000_001, 2_000_000, 300_000_000)
+    of_asset: Closes = {}
+    for asset in range(1, 301):
+        price = magnitude(pick)
+        of_asset[asset] = {day: min(max(price * pick.choice(factors) // M, 1), MAX) for day in days}
+    rows = []
+    for row in many(pick, 4_000, list(of_asset), days[:2], longest=3):
+        own = (1, magnitude(pick)) if row.strategy == 2 else row.params[5:]
+        fees = pick.choice([0, 1, 2_500, 333_333, M]), pick.choice([0, 1, 2_500, 333_333, M])
+        limits = pick.choice([0, magnitude(pick)]), pick.choice([0, 1, 400_000, M]), pick.choice([0, 1, 10**6, 10**9])
+        rows.append(replace(row, initial_cash=magnitude(pick), params=(*fees, *limits, *own)))
+    ours = engine_nights(rows, market(of_asset, FIRST_DAY, days[-1]), days)
+    same(ours, oracle_nights(rows, Prices(of_asset), days), rows, days)
+    last = [outcome for outcome in ours[-1].values() if isinstance(outcome, Portfolio)]
+    assert sum(bool(row.trades) for row in last) > 500
+    assert sum(outcome == Quarantined("OVERFLOW", 0) for night in ours for outcome in night.values()) > 500
+
+
+@pytest.mark.parametrize(
+    ("cash", "amount", "fits"),
+    [(2**62, 2**62, False), (2**62, 2**62 - 1, True), (2**62 + 1, 2**62 - 1, False), (2**62 - 1, 2**62 - 1, True)],
+)
+@pytest.mark.parametrize("weights", [(M,), (M // 2, M // 2)])
+def test_an_equity_of_the_largest_int64_fits_and_one_tick_more_does_not(
+    cash: int, amount: int, fits: bool, weights: tuple[int, ...]
+) -> None:
+    """Everything bought doubles its price: equity becomes `cash + amount`, or a tick less where halves are cut."""
+    assets = tuple(range(1, len(weights) + 1))
+    row = make(2, (0, 0, 0, 0, 0, 3650, amount), initial_cash=cash, asset_ids=assets, weights=weights)
+    of_asset = {asset: {FIRST_DAY: T, FIRST_DAY + 1: 2 * T} for asset in assets}
+    days = range(FIRST_DAY, FIRST_DAY + 2)
+    nights = engine_nights([row], market(of_asset, FIRST_DAY, days[-1]), days)
+    same(nights, oracle_nights([row], Prices(of_asset), days), [row], days)
+    if fits or len(weights) == 1:
+        assert isinstance(nights[1][0], Portfolio) == fits
 
 
 def test_no_simulations_at_all() -> None:
@@ -149,6 +200,6 @@ def test_ten_thousand_at_once_and_three_hundred_of_them_alone() -> None:
     alone = engine_nights([rows[at] for at in sample], prices, days)
     assert [[night[at] for at in sample if at in night] for night in together] == [list(n.values()) for n in alone]
     same(together, oracle_nights(rows, Prices(of_asset), days, only=sample), rows, days)
-    traded = {rows[at].strategy for night in together for at, o in night.items() if isinstance(o, Portfolio) and o.trades}
-    assert traded == {1, 2, 3, 4, 5, 6}
+    rows_of_all = [(rows[at].strategy, row) for night in together for at, row in night.items()]
+    assert {strategy for strategy, row in rows_of_all if isinstance(row, Portfolio) and row.trades} == set(GOOD)
     assert np.mean([isinstance(outcome, Portfolio) for outcome in together[-1].values()]) > 0.5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -96,14 +98,19 @@ def test_closes_after_the_day_change_nothing() -> None:
 
 
 def test_the_close_of_the_day_itself_moves_fills_but_no_signal() -> None:
-    """What a strategy decides stays, amounts do not."""
-    rows, of_asset = population(3, 600)
+    """What a strategy decides stays, amounts do not. No fees, no gaps: so no purchase finds an empty purse."""
     pick = random.Random(3)
+    gapless = random_walks(pick, 16, range(FIRST_DAY - HISTORY, NIGHTS[-1] + 1))
+    of_asset = {asset: of_day for asset, of_day in gapless.items() if len(of_day) == HISTORY + DAYS}
+    rows = [
+        replace(row, params=(0, 0, 0, *row.params[3:]))
+        for row in many(pick, 600, list(of_asset), NIGHTS[:3], longest=8)
+    ]
     traded = moved = 0
     for last in NIGHTS[3:]:
         until = range(FIRST_DAY, last + 1)
         other = {
-            asset: of_day | ({last: max(of_day[last] * pick.randrange(80, 125) // 100, 1)} if last in of_day else {})
+            asset: of_day | {last: max(of_day[last] * pick.randrange(80, 125) // 100, 1)}
             for asset, of_day in of_asset.items()
         }
         before, after = (advance_all(rows, which, until)[-1] for which in (of_asset, other))
@@ -130,7 +137,7 @@ def shuffled(rows: list[int], pick: random.Random) -> list[list[int]]:
 
 def split(rows: list[int], pick: random.Random) -> list[list[int]]:
     cuts = [0, *sorted(pick.sample(range(1, len(rows)), 12)), len(rows)]
-    return [rows[low:high] for low, high in zip(cuts, cuts[1:], strict=False)]
+    return [rows[low:high] for low, high in pairwise(cuts)]
 
 
 def singly(rows: list[int], pick: random.Random) -> list[list[int]]:
@@ -162,11 +169,19 @@ def test_broken_neighbours_do_not_matter(neighbours: list[Simulation], pick: ran
 
 def test_a_stop_of_one_leaves_its_twin_alone() -> None:
     twins = [
-        Simulation(strategy=1, start_day=FIRST_DAY, initial_cash=1_000 * T, params=(0, 0, 0, stop, 0), asset_ids=(1,), weights=(10**6,))
+        Simulation(
+            strategy=1,
+            start_day=FIRST_DAY,
+            initial_cash=1_000 * T,
+            params=(0, 0, 0, stop, 0),
+            asset_ids=(1,),
+            weights=(10**6,),
+        )
         for stop in (0, 100_000, 0)
     ]
     of_asset = {1: {day: (100 - 8 * (day - FIRST_DAY)) * T for day in NIGHTS}}
     nights = advance_all(twins, of_asset)
-    assert [night[0] for night in nights] == [night[2] for night in nights] == [n[0] for n in advance_all(twins[:1], of_asset)]
+    alone = advance_all(twins[:1], of_asset)
+    assert [night[0] for night in nights] == [night[2] for night in nights] == [night[0] for night in alone]
     sold = [[trade.quantity < 0 for trade in night[1].trades] for night in nights if isinstance(night[1], Portfolio)]
     assert sold == [[False], [], [], [True], *[[]] * 6]

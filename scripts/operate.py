@@ -1,0 +1,72 @@
+"""`nightshift schedule`, `health`, `cancel`: what operators ask and order."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from scripts.cli import Json, answering_workers, connected, note, print_json, print_table
+from scripts.errors import FAILED, UNREACHABLE
+
+
+def schedule(json: Json = False) -> None:
+    """Each schedule: when it last ran, how that ended, when it runs next."""
+    from core.clock import utc_now
+    from core.database import session_scope
+    from services.scheduler import scheduler_status
+
+    with connected() as servers, session_scope(servers.engine) as session:
+        now = utc_now()
+        found = [view.as_json() for view in scheduler_status(session, now=now, settings=servers.settings)]
+    if json:
+        print_json({"now": now, "schedules": found})
+    elif found:
+        print_table(list(found[0]), [list(view.values()) for view in found])
+
+
+def health(json: Json = False) -> None:
+    """Ask database, Redis, workers, beat and prices. Exit code 1 if one of them is ill, 3 if a server is away."""
+    from core.clock import utc_now
+    from services.health import check_health
+
+    with connected() as servers:
+        checked = check_health(
+            servers.engine,
+            servers.urls.redis_url,
+            lambda: answering_workers(servers),
+            now=utc_now(),
+            settings=servers.settings,
+        )
+    if json:
+        print_json(checked.as_json())
+    else:
+        print_table(
+            ["check", "ok", "detail", "seconds>"],
+            [[check.name, check.ok, check.detail, check.seconds] for check in checked.checks],
+        )
+    ill = [check for check in checked.checks if not check.ok]
+    if ill:
+        note(f"nightshift: ill: {', '.join(f'{check.name} ({check.detail})' for check in ill)}")
+        raise typer.Exit(UNREACHABLE if {"database", "redis"} & {check.name for check in ill} else FAILED)
+
+
+def cancel(run: Annotated[int, typer.Argument(help="The run's id.")], json: Json = False) -> None:
+    """Cancel a run: no further batch of it is begun; what is committed stays."""
+    from core.clock import utc_now
+    from core.database import session_scope
+    from services.completion import finish_runs
+    from services.runs import cancel_run, run_view
+
+    with connected() as servers:
+        with session_scope(servers.engine) as session:
+            cancel_run(session, run, utc_now())
+        # Nothing may be left to wait for: then it is over now, and not at beat's next tick.
+        finish_runs(servers.engine, now=utc_now())
+        with session_scope(servers.engine) as session:
+            view = run_view(session, run, utc_now())
+    if json:
+        print_json(view)
+    else:
+        state = "is cancelled" if view.status == "cancelled" else "will end after the batches in work"
+        note(f"run {run} {state}: {view.batches_done} of {view.batches} batches were done")

@@ -1,0 +1,201 @@
+"""`nightshift run`: plan what is missing, publish it, and if asked wait for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from core.errors import NightshiftError, UsageError
+from scripts.cli import Json, Servers, answering_workers, check_redis, connected, interruptible, note, parse_day, print_json, progress
+
+if TYPE_CHECKING:
+    from services.publishing import Publisher
+    from services.runs import Progress, RunView
+
+_POLL_SECONDS = 0.1
+_CARE_SECONDS = 2.0
+
+
+def run(
+    day: Annotated[str | None, typer.Option(help="The night of this day, YYYY-MM-DD; the last due one by default.")] = None,
+    through: Annotated[str | None, typer.Option(help="All missing nights up to this day, as one run.")] = None,
+    each: Annotated[bool, typer.Option("--each", help="With --through: a run for each night.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Until it is done; 1 if it failed.")] = False,
+    json: Json = False,
+) -> None:
+    """Run a night, or all missing ones. Running a done night again changes nothing."""
+    from core.clock import utc_now
+
+    if day and through:
+        raise UsageError("give --day or --through, not both")
+    if each and not through:
+        raise UsageError("--each goes with --through")
+    wanted = parse_day(day, "--day") or parse_day(through, "--through")
+    with interruptible(), connected() as servers:
+        check_redis(servers.urls.redis_url)
+        target = wanted or _last_due(servers, utc_now())
+        _check_prices(servers, target)
+        planned = plan(servers, target, through=bool(through), each=each, now=utc_now())
+        ids = planned or _unfinished(servers, target)
+        if ids:
+            with publisher_of(servers) as publish, _workers(servers, wanted=wait):
+                _publish(servers, publish, ids, new=bool(planned))
+                if wait:
+                    wait_for(servers, ids, care=publish if servers.urls.owned else None)
+        _tell(servers, target, ids, waited=wait, json=json)
+
+
+def _last_due(servers: Servers, now: datetime) -> date:
+    from schedules.calendar import last_due_day
+
+    return last_due_day(now, servers.settings.nightly_at)
+
+
+def _check_prices(servers: Servers, target: date) -> None:
+    """Refuse a day without prices: every simulation would go into quarantine."""
+    from sqlalchemy import text
+
+    with servers.engine.connect() as connection:
+        oldest, newest = connection.execute(text("SELECT min(day), max(day) FROM closes")).one()
+    if newest is None:
+        raise UsageError("there are no prices: import some first, nightshift prices import FILE")
+    if target < oldest:
+        raise UsageError(f"there are no prices on {target} or before: the first are of {oldest}")
+    if target > newest + timedelta(days=servers.settings.max_stale_days):
+        raise UsageError(f"the newest prices are of {newest}, too old for {target}: import newer ones, or use --day {newest}")
+
+
+def plan(servers: Servers, target: date, *, through: bool, each: bool, now: datetime, by: str = "nightshift run") -> list[int]:
+    """Plan the night of `target`, or with `through` all missing nights up to it; the new runs' ids."""
+    from core.database import session_scope
+    from services.planning import plan_night, plan_nights
+
+    with session_scope(servers.engine) as session:
+        if through:
+            return plan_nights(
+                session, through=target, now=now, settings=servers.settings, requested_by=by, each=each
+            )
+        return plan_night(session, day=target, now=now, settings=servers.settings, requested_by=by)
+
+
+def _unfinished(servers: Servers, target: date) -> list[int]:
+    from core.database import session_scope
+    from services.runs import nightly_ids_through
+
+    with session_scope(servers.engine) as session:
+        return nightly_ids_through(session, target)
+
+
+@contextmanager
+def publisher_of(servers: Servers) -> Iterator[Publisher]:
+    """A publisher on the servers' Redis."""
+    from workers.app import make_app
+    from workers.publisher import CeleryPublisher
+
+    with make_app(servers.settings, servers.urls.redis_url) as app:
+        yield CeleryPublisher(app)
+
+
+def _workers(servers: Servers, *, wanted: bool) -> AbstractContextManager[object]:
+    """Workers for the length of the block, where they are wanted and this command started the servers."""
+    if not (servers.urls.owned and wanted):
+        return nullcontext()
+    from workers.stack import Stack
+
+    return Stack(
+        servers.settings, servers.urls, workers=servers.settings.workers, beat=False, flower=False, exporter=False
+    )
+
+
+def _publish(servers: Servers, publish: Publisher, ids: Sequence[int], *, new: bool) -> None:
+    from core.clock import utc_now
+    from services.relay import publish_planned
+
+    count = publish_planned(servers.engine, publish, now=utc_now())
+    verb = "planned" if new else "found unfinished"
+    note(f"{verb} {len(ids)} run{'s' if len(ids) > 1 else ''} ({_ids(ids)}), published {count} batches")
+
+
+def wait_for(servers: Servers, ids: Sequence[int], *, care: Publisher | None = None) -> Progress:
+    """Show the progress of these runs until none of them is unfinished.
+
+    With a publisher in `care`, because no beat ticks here, it looks after the runs itself: puts back what was lost, ends
+    what is done, publishes the next night.
+    """
+    from core.clock import utc_now
+    from core.database import session_scope
+    from services.runs import run_progress
+
+    cared, began = time.monotonic(), time.monotonic()
+    with progress() as bar:
+        task = bar.add_task("nights", total=None, detail="")
+        while True:
+            with session_scope(servers.engine) as session:
+                state = run_progress(session, ids)
+            speed = state.users_done / max(time.monotonic() - began, 1e-3)
+            bar.update(
+                task,
+                description=f"night {min(state.runs_ended + 1, len(ids))} of {len(ids)}",
+                total=state.users_total,
+                completed=state.users_done,
+                detail=f"users · {speed:,.0f}/s · {state.trades:,} trades",
+            )
+            if state.finished:
+                return state
+            if care is not None and time.monotonic() - cared > _CARE_SECONDS:
+                _look_after(servers, care, utc_now())
+                cared = time.monotonic()
+            time.sleep(_POLL_SECONDS)
+
+
+def _look_after(servers: Servers, publish: Publisher, now: datetime) -> None:
+    """What beat's tick does, without planning."""
+    from services.completion import finish_runs
+    from services.reconciler import reconcile
+    from services.relay import publish_planned
+
+    reconcile(servers.engine, now=now, settings=servers.settings)
+    finish_runs(servers.engine, now=now)
+    publish_planned(servers.engine, publish, now=now)
+
+
+def _tell(servers: Servers, target: date, ids: Sequence[int], *, waited: bool, json: bool) -> None:
+    """Say what became of it, and raise if it failed."""
+    from core.clock import utc_now
+    from core.database import session_scope
+    from scripts.status import print_runs
+    from services.runs import nightly_of, runs_by_id
+
+    with session_scope(servers.engine) as session:
+        existing = nightly_of(session, target, utc_now())
+        runs = runs_by_id(session, ids, utc_now()) if ids else [existing] if existing else []
+    if not ids:
+        note(f"the night of {target} is {existing.status if existing else 'done'} already: nothing changed")
+    elif not waited:
+        _warn_if_nobody_works(servers)
+    if json:
+        print_json({"day": target, "planned": bool(ids), "runs": runs})
+    elif ids:
+        print_runs(runs)
+    bad: list[RunView] = [view for view in runs if view.status in {"failed", "cancelled", "missed"}]
+    if bad and (waited or not ids):
+        raise NightshiftError(
+            f"run {bad[0].id} of {bad[0].day} {bad[0].status}{': ' + bad[0].error if bad[0].error else ''}"
+            f" (nightshift batches {bad[0].id})"
+        )
+
+
+def _warn_if_nobody_works(servers: Servers) -> None:
+    if servers.urls.owned:
+        note("no worker is running: nightshift up does the work, or this command with --wait")
+    elif not answering_workers(servers):
+        note("no worker answers: the run waits until one is started, e.g. with nightshift up")
+
+
+def _ids(ids: Sequence[int]) -> str:
+    return str(ids[0]) if len(ids) == 1 else f"{ids[0]} … {ids[-1]}"

@@ -1,0 +1,95 @@
+"""One process of the stack: in a session of its own, with a log of its own, ended with everything that it started.
+
+Its own session keeps Ctrl-C away from it: the terminal signals the stack, which stops its children in order. As leader
+of its process group it can be ended together with the pool processes that it forked.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.log import mask_secrets
+from workers.lifeline import VARIABLE
+from workers.server_process import signals_held
+
+_LOG_BYTES = 10 * 2**20
+_LAST_BYTES = 4096
+
+
+@dataclass(slots=True)
+class ChildProcess:
+    """`python -m MODULE ARGUMENTS…` under the name `name`. `lifeline`: the end of the pipe that it watches."""
+
+    name: str
+    module_arguments: Sequence[str]
+    environment: Mapping[str, str] = field(repr=False)
+    log: Path
+    lifeline: int
+    _child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs, else None."""
+        return self._child.pid if self._child is not None and self._child.poll() is None else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs, and before it was started."""
+        return None if self._child is None else self._child.poll()
+
+    def start(self) -> None:
+        """Start it; what an earlier start of it left running is ended first."""
+        self.kill()
+        if self.log.exists() and self.log.stat().st_size > _LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".log.1"))
+        command = [sys.executable, "-m", "workers.lifeline", *self.module_arguments]
+        with self.log.open("ab") as log, signals_held():
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**self.environment, VARIABLE: str(self.lifeline)},
+                start_new_session=True,
+                pass_fds=(self.lifeline,),
+            )
+
+    def terminate(self) -> None:
+        """Ask it to stop, and do not wait."""
+        if self._child is not None and self._child.poll() is None:
+            self._child.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ended within `seconds`."""
+        if self._child is None:
+            return True
+        try:
+            self._child.wait(max(seconds, 0))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End it and every process of its group at once; nothing of it is left."""
+        if self._child is None:
+            return
+        # A group outlives its leader as long as it has members, and its number is not given to another before.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+        self._child = None
+
+    def last_log_line(self) -> str:
+        """The last thing that it said, without secrets."""
+        with suppress(OSError), self.log.open("rb") as log:
+            log.seek(max(0, self.log.stat().st_size - _LAST_BYTES))
+            lines = log.read().decode("utf-8", "replace").split("\n")
+            return mask_secrets(next((line.strip() for line in reversed(lines) if line.strip()), "it logged nothing"))
+        return "it has no log"

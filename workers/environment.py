@@ -1,0 +1,25 @@
+"""The environment of a child process: this process' settings, however it came by them, and where the servers are."""
+
+from __future__ import annotations
+
+import os
+
+from core.settings import PREFIX, Settings
+from workers.embedded import ServerUrls
+
+
+def child_environment(settings: Settings, urls: ServerUrls) -> dict[str, str]:
+    """`os.environ` with every setting of `settings` as a variable, and the URLs of the servers.
+
+    Passwords go this way because only the same user reads a process' environment, while everybody reads command lines.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
+    for name, value in settings.model_dump(mode="json", exclude_none=True).items():
+        environment[PREFIX + name.upper()] = str(value)
+    if settings.flower_password is not None:
+        # A dump shows a secret as asterisks; only Flower needs this one, and the stack tells it.
+        del environment[f"{PREFIX}FLOWER_PASSWORD"]
+    environment[f"{PREFIX}HOME"] = str(settings.nightshift_home())
+    environment[f"{PREFIX}DATABASE_URL"] = urls.database_url
+    environment[f"{PREFIX}REDIS_URL"] = urls.redis_url
+    return environment

@@ -1,0 +1,48 @@
+"""The resources of one worker process: made after the fork, given back at its end."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import structlog
+
+from core.clock import utc_now
+from core.database import make_engine
+from core.settings import Settings
+from services.batches import BatchWorker
+from services.market_data import MarketCache
+from tasks.context import ProcessContext, process_context, set_context
+from workers.publisher import CeleryPublisher
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+def worker_name() -> str:
+    """This process' name in the table of batches and in the logs: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def open_process(app: Celery, settings: Settings, database_url: str) -> None:
+    """Make the engine and the publisher, and hand them to the tasks. No connection is opened yet."""
+    name = worker_name()
+    structlog.contextvars.bind_contextvars(worker=name)
+    engine = make_engine(database_url, application=f"nightshift worker {name}"[:63])
+    publish = CeleryPublisher(app)
+    batches = BatchWorker(
+        engine=engine,
+        settings=settings,
+        publish=publish,
+        clock=utc_now,
+        name=name,
+        markets=MarketCache(settings.max_stale_days),
+    )
+    set_context(ProcessContext(engine=engine, publish=publish, settings=settings, clock=utc_now, batches=batches))
+
+
+def close_process() -> None:
+    """Close the connections."""
+    process_context().engine.dispose()
+    set_context(None)

@@ -1,0 +1,33 @@
+"""Celery's signals, as far as we answer them: logging, and the resources of a worker process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+
+from core.log import configure_logging
+from core.settings import Settings
+from workers import process
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+def connect(app: Celery, settings: Settings, database_url: str) -> None:
+    """Answer the signals for `app`. Signals belong to the process: once in each."""
+
+    def set_up_logging(**_: Any) -> None:
+        # That somebody answers this signal keeps Celery's hands off logging.
+        configure_logging(settings)
+
+    def open_process(**_: Any) -> None:
+        process.open_process(app, settings, database_url)
+
+    def close_process(**_: Any) -> None:
+        process.close_process()
+
+    # Strong references, or these functions would be gone when this one returns.
+    signals.setup_logging.connect(set_up_logging, weak=False)
+    signals.worker_process_init.connect(open_process, weak=False)
+    signals.worker_process_shutdown.connect(close_process, weak=False)

@@ -1,0 +1,276 @@
+"""The stack: workers, beat, Flower and the exporter as child processes, watched, restarted, and stopped in order.
+
+Two groups of workers, so that a night never waits behind housekeeping nor the tick behind a night: one with a pool for
+`simulations` and `reprocess`, and a small one for everything else. A child that dies is started again, sooner or later
+by how often it died. Nothing is left behind: not by `stop`, and not by a `kill -9` of this process (see lifeline.py).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import httpx
+from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
+
+from core.errors import NightshiftError, ServerUnreachableError
+from core.log import get_logger
+from core.queues import Queue
+from core.settings import PREFIX, Settings
+from workers.app import make_app
+from workers.child_process import ChildProcess
+from workers.embedded import ServerUrls
+from workers.environment import child_environment
+from workers.health import worker_names
+from workers.ports import choose_port
+
+log = get_logger(__name__)
+
+NIGHT_QUEUES = (Queue.SIMULATIONS, Queue.REPROCESS)  # in this order: nightly work first
+SMALL_QUEUES = tuple(queue for queue in Queue if queue not in NIGHT_QUEUES)
+READY_SECONDS = 90.0
+STOP_SECONDS = 60.0
+_LOOK_SECONDS = 0.2
+_CALM_SECONDS = 60.0  # a child that ran this long had a good start
+_LONGEST_BACKOFF = 30.0
+_FLOWER_SAVES = "10000"  # ms between two copies of Flower's state: a killed Flower has lost no more
+
+
+@dataclass(slots=True)
+class _Watch:
+    """How a child is doing: when it was started, how often in a row it died soon, when it is to be started again."""
+
+    started: float
+    deaths: int = 0
+    restart_at: float | None = None
+
+
+class Stack:
+    """The processes of one machine. A context manager; `start` and `stop` may be called repeatedly."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        urls: ServerUrls,
+        *,
+        workers: int,
+        beat: bool = True,
+        flower: bool = True,
+        exporter: bool = True,
+        log_dir: Path | None = None,
+    ) -> None:
+        self._settings = settings
+        self._urls = urls
+        self._workers = workers
+        self._parts = {"beat": beat, "flower": flower, "exporter": exporter}
+        self._home = settings.nightshift_home()
+        self._log_dir = log_dir or self._home / "log"
+        self._children: dict[str, ChildProcess] = {}
+        self._watched: dict[str, _Watch] = {}
+        self._ports: dict[str, int] = {}
+        self._lifeline: tuple[int, int] | None = None
+        self._stopping = threading.Event()
+        self._supervisor: threading.Thread | None = None
+        password = settings.flower_password
+        self.flower_user = settings.flower_user
+        self.flower_password = password.get_secret_value() if password else secrets.token_urlsafe(16)
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """The process ids of the children that run, by name: simulations, control, beat, flower, exporter."""
+        return {name: pid for name, child in self._children.items() if (pid := child.pid) is not None}
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """URLs, by name: flower, metrics, health, scheduler."""
+        addresses = {}
+        if "flower" in self._ports:
+            addresses["flower"] = self._base("flower")
+        if "exporter" in self._ports:
+            base = self._base("exporter")
+            addresses |= {
+                "metrics": f"{base}/metrics",
+                "health": f"{base}/health/deep",
+                "scheduler": f"{base}/scheduler/status",
+            }
+        return addresses
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything, and return when workers answer and pages are served.
+
+        Raises:
+            NightshiftError: a port is in use, or a child does not start. Nothing is left running.
+        """
+        if self._children:
+            return
+        try:
+            self._choose_ports()
+            self._make_children()
+            for name, child in self._children.items():
+                child.start()
+                self._watched[name] = _Watch(time.monotonic())
+            self._wait_ready()
+            self._stopping.clear()
+            self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+            self._supervisor.start()
+        except BaseException:
+            self.stop()
+            raise
+        log.info("stack is up", **self.processes)
+
+    def stop(self) -> None:
+        """Stop beat first, so that nothing new is planned, and the workers last, when they have finished their batches.
+
+        What has not ended after 60 s is killed: the work is done again elsewhere.
+        """
+        self._stopping.set()
+        if self._supervisor is not None and self._supervisor is not threading.current_thread():
+            self._supervisor.join()
+        self._supervisor = None
+        try:
+            deadline = time.monotonic() + STOP_SECONDS
+            for group in (("beat",), ("flower", "exporter", "control", "simulations")):
+                children = [self._children[name] for name in group if name in self._children]
+                for child in children:
+                    child.terminate()
+                for child in children:
+                    if not child.wait(deadline - time.monotonic()):
+                        log.warning("killed, because it did not stop", process=child.name)
+        finally:
+            for child in self._children.values():
+                child.kill()
+            self._children.clear()
+            self._watched.clear()
+            self._ports.clear()
+            if self._lifeline is not None:
+                for descriptor in self._lifeline:
+                    os.close(descriptor)
+                self._lifeline = None
+
+    def _base(self, part: str) -> str:
+        host = self._settings.host
+        # "Any address" is none that one can visit.
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+        return f"http://{shown}:{self._ports[part]}"
+
+    def _choose_ports(self) -> None:
+        for part, port in (("flower", self._settings.flower_port), ("exporter", self._settings.exporter_port)):
+            if self._parts[part]:
+                self._ports[part] = choose_port(self._settings.host, port, f"{PREFIX}{part.upper()}_PORT")
+
+    def _make_children(self) -> None:
+        for directory in (self._log_dir, self._home / "beat", self._home / "flower"):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lifeline = os.pipe()
+        celery = ("celery", "-q", "-A", "workers.app")
+        quiet = ("--without-mingle", "--without-gossip", "--loglevel", self._settings.log_level)
+        self._add("simulations", *celery, "worker", "-n", "simulations@%h", "-c", str(self._workers),
+                  "-Q", ",".join(NIGHT_QUEUES), *quiet)  # fmt: skip
+        self._add("control", *celery, "worker", "-n", "control@%h", "-c", "1", "-Q", ",".join(SMALL_QUEUES), *quiet)
+        if self._parts["beat"]:
+            self._add("beat", *celery, "beat", "-s", str(self._home / "beat" / "schedule"))
+        if self._parts["flower"]:
+            self._add("flower", *celery, "flower", **self._flower_environment())
+        if self._parts["exporter"]:
+            self._add("exporter", "workers.exporter", NIGHTSHIFT_EXPORTER_PORT=str(self._ports["exporter"]))
+
+    def _add(self, name: str, *module_arguments: str, **environment: str) -> None:
+        assert self._lifeline is not None  # noqa: S101 - made before the children
+        self._children[name] = ChildProcess(
+            name,
+            module_arguments,
+            child_environment(self._settings, self._urls) | environment,
+            self._log_dir / f"{name}.log",
+            self._lifeline[0],
+        )
+
+    def _flower_environment(self) -> dict[str, str]:
+        # The password goes by the environment: everybody may read a command line.
+        return {
+            "FLOWER_ADDRESS": self._settings.host,
+            "FLOWER_PORT": str(self._ports["flower"]),
+            "FLOWER_BASIC_AUTH": f"{self.flower_user}:{self.flower_password}",
+            "FLOWER_PERSISTENT": "true",
+            "FLOWER_DB": str(self._home / "flower" / "state"),
+            "FLOWER_STATE_SAVE_INTERVAL": _FLOWER_SAVES,
+        }
+
+    def _wait_ready(self) -> None:
+        host = socket.gethostname()
+        app = make_app(self._settings, self._urls.redis_url)
+        expected = {f"simulations@{host}", f"control@{host}"}
+        try:
+            self._wait("workers", lambda: expected <= set(_answering(lambda: worker_names(app, timeout=0.5))))
+        finally:
+            app.close()
+        for part, page in (("exporter", "/health"), ("flower", "/healthcheck")):
+            if part in self._ports:
+                self._wait(part, partial(_answers, self._base(part) + page))
+
+    def _wait(self, what: str, ready: Callable[[], bool]) -> None:
+        def attempt() -> bool:
+            for child in self._children.values():
+                if child.exit_code is not None:
+                    raise NightshiftError(f"{child.name} did not start: {child.last_log_line()} (see {child.log})")
+            return ready()
+
+        try:
+            Retrying(
+                stop=stop_after_delay(READY_SECONDS), wait=wait_fixed(0.1), retry=retry_if_result(lambda done: not done)
+            )(attempt)
+        except RetryError:
+            raise NightshiftError(
+                f"no answer from {what} after {READY_SECONDS:.0f} s: see the logs in {self._log_dir}"
+            ) from None
+
+    def _supervise(self) -> None:
+        while not self._stopping.wait(_LOOK_SECONDS):
+            for name, child in self._children.items():
+                self._look_after(child, self._watched[name])
+
+    def _look_after(self, child: ChildProcess, watch: _Watch) -> None:
+        now = time.monotonic()
+        if watch.restart_at is None and child.exit_code is not None:
+            watch.deaths = 1 if now - watch.started > _CALM_SECONDS else watch.deaths + 1
+            delay = min(2.0 ** (watch.deaths - 1) - 1, _LONGEST_BACKOFF)
+            log.warning("process died", process=child.name, exit_code=child.exit_code, restart_in=delay,
+                        last_words=child.last_log_line())  # fmt: skip
+            watch.restart_at = now + delay
+        if watch.restart_at is not None and now >= watch.restart_at:
+            try:
+                child.start()
+            except OSError as error:
+                log.warning("process not restarted", process=child.name, error=str(error))
+                watch.restart_at = now + _LONGEST_BACKOFF
+            else:
+                watch.started, watch.restart_at = now, None
+                log.info("process restarted", process=child.name, pid=child.pid)
+
+
+def _answering(ask: Callable[[], list[str]]) -> list[str]:
+    try:
+        return ask()
+    except ServerUnreachableError:
+        return []
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).is_success
+    except httpx.HTTPError:
+        return False
