@@ -30,6 +30,7 @@ def write_market(path: Path, days: int) -> date:
         day = FIRST_DAY + timedelta(days=offset)
         step = (bits.random_raw(ASSETS) % np.uint64(2 * _STEP + 1)).astype(np.int64) - _STEP
         cents = np.maximum(cents + cents * step // PPM, 1)
-        lines += [f"SYN{asset:02},{day},{close // _CENTS}.{close % _CENTS:02}" for asset, close in enumerate(cents.tolist())]
+        prices = [f"{close // _CENTS}.{close % _CENTS:02}" for close in cents.tolist()]
+        lines += [f"SYN{asset:02},{day},{price}" for asset, price in enumerate(prices)]
     path.write_text("\n".join(lines) + "\n", encoding="ascii")
     return FIRST_DAY + timedelta(days=DAYS_BEFORE)

@@ -64,7 +64,9 @@ def measure_nights(
         raise UsageError(f"nights must be 1 to {MAX_NIGHTS}, not {nights}")
     with tempfile.TemporaryDirectory(prefix="nightshift-bench-", ignore_cleanup_errors=True) as directory:
         home = Path(directory)
-        settings = settings.model_copy(update={"home": home, "workers": workers, "database_url": None, "redis_url": None})
+        settings = settings.model_copy(
+            update={"home": home, "workers": workers, "database_url": None, "redis_url": None}
+        )
         with EmbeddedServers(home) as servers:
             urls = servers.start()
             engine = make_engine(urls.database_url, application="nightshift-bench")
@@ -78,7 +80,11 @@ def measure_nights(
                 last = digest_of_day(engine, days[-1])
             finally:
                 engine.dispose()
-    return _summary(users, workers, settings, measured) | {"digest": last.digest, "rows": last.rows, "day": last.day.isoformat()}
+    return _summary(users, workers, settings, measured) | {
+        "digest": last.digest,
+        "rows": last.rows,
+        "day": last.day.isoformat(),
+    }
 
 
 def _prepare(engine: Engine, home: Path, users: int, nights: int) -> date:

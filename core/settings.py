@@ -55,7 +55,9 @@ class Settings(BaseSettings):
     )
     message_max_bytes: int = Field(16_384, ge=256, description="A larger message is dropped, not parsed.")
 
-    log_format: Literal["auto", "json", "pretty"] = Field("auto", description="`auto`: pretty on a terminal, else JSON.")
+    log_format: Literal["auto", "json", "pretty"] = Field(
+        "auto", description="`auto`: pretty on a terminal, else JSON."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Logs go to stderr.")
 
     host: str = Field("127.0.0.1", description="Address that Flower and the exporter bind.")
@@ -105,7 +107,7 @@ def get_settings() -> Settings:
         # pydantic-settings reads only the names it knows from the environment, so a typo there would pass unseen.
         raise UsageError(f"unknown setting {unknown[0]}: the settings are listed in docs/settings.md")
     try:
-        return Settings()  # type: ignore[call-arg]
+        return Settings()
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         name = " " + PREFIX + ".".join(str(part) for part in first["loc"]).upper() if first["loc"] else "s"

@@ -103,9 +103,7 @@ def _advance_strategy(strategy: Strategy, night: Night) -> Trades:
     return trades
 
 
-def _night(
-    simulations: Simulations, state: State, market: Market, day: int, columns: NDArray[np.intp]
-) -> Night:
+def _night(simulations: Simulations, state: State, market: Market, day: int, columns: NDArray[np.intp]) -> Night:
     row = market.row(day)
     price = market.last[row][columns]
     overflow = np.zeros(len(simulations), dtype=np.bool_)
@@ -140,7 +138,12 @@ def _refuse(
             seen.add(index)
             slot = int(np.argmax(mask[index]))
             refused.append(
-                Quarantined(index, reason, int(simulations.asset_ids[index, slot]), _detail(reason, market, row, int(columns[index, slot])))
+                Quarantined(
+                    index,
+                    reason,
+                    int(simulations.asset_ids[index, slot]),
+                    _detail(reason, market, row, int(columns[index, slot])),
+                )
             )
     return refused
 
@@ -166,7 +169,9 @@ def malformed(simulations: Simulations) -> Bools:
     for code in np.unique(simulations.strategy).tolist():
         rows = _rows(simulations.strategy == code)
         strategy = strategies().get(code)
-        wrong[rows] |= True if strategy is None else strategy.malformed(simulations.params[rows], simulations.param_count[rows])
+        wrong[rows] |= (
+            True if strategy is None else strategy.malformed(simulations.params[rows], simulations.param_count[rows])
+        )
     return wrong
 
 

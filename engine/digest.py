@@ -1,8 +1,8 @@
 """A fingerprint of portfolio rows that depends on the work alone: not on batches, their order, runs, times or workers.
 
-Each row is hashed from its key, cash, equity and positions; the hashes are added modulo 2**64, so that the digest of a day
-is the sum over its batches. Mixing: the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
-generators, 2014). It detects errors, not attackers.
+Each row is hashed from its key, cash, equity and positions; the hashes are added modulo 2**64, so that the digest of a
+day is the sum over its batches. Mixing: the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom
+number generators, 2014). It detects errors, not attackers.
 """
 
 from __future__ import annotations

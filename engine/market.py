@@ -1,7 +1,7 @@
 """The market matrix: closes of all assets by day, and what signals need of them, without a loop over days or assets.
 
-Every array has one column more than there are assets: the last column is no asset at all. Padded slots point there and so
-have price 0, are never tradable and never stale.
+Every array has one column more than there are assets: the last column is no asset at all. Padded slots point there and
+so have price 0, are never tradable and never stale.
 """
 
 from __future__ import annotations
@@ -121,9 +121,7 @@ class Market:
         columns = np.where(found, position, self.no_asset)
         return columns, ~found & (asset_ids != 0)
 
-    def above_average(
-        self, row: int, columns: NDArray[np.intp], fast: Ints, slow: Ints
-    ) -> Bools:
+    def above_average(self, row: int, columns: NDArray[np.intp], fast: Ints, slow: Ints) -> Bools:
         """`sum of the last fast closes * slow > sum of the last slow closes * fast`, False without `slow` closes.
 
         Arguments broadcast against each other; `row` is the day whose close is the last one seen.
@@ -132,10 +130,10 @@ class Market:
         enough = count >= slow
         fast_high, fast_low = self._window(count, columns, np.minimum(fast, count))
         slow_high, slow_low = self._window(count, columns, np.minimum(slow, count))
-        return enough & _greater(fast_high, fast_low, slow, slow_high, slow_low, fast)
+        return np.asarray(enough & _greater(fast_high, fast_low, slow, slow_high, slow_low, fast))
 
     def below_average(
-        self, row: int, columns: NDArray[np.intp], window: Ints, scale: Ints, bound: Ints
+        self, row: int, columns: NDArray[np.intp], window: Ints, scale: int, bound: Ints
     ) -> tuple[Bools, Bools]:
         """Whether there are `window` closes, and whether `last close * window * scale < sum of them * bound`."""
         count = self.count[row, columns]
@@ -144,9 +142,7 @@ class Market:
         close = self.last[row, columns]
         return enough, _greater(sum_high, sum_low, bound, close >> _LIMB, close & _LOW, window * scale)
 
-    def momentum(
-        self, row: int, columns: NDArray[np.intp], lookback: Ints, scale: int = 10**9
-    ) -> tuple[Bools, Ints]:
+    def momentum(self, row: int, columns: NDArray[np.intp], lookback: Ints, scale: int = 10**9) -> tuple[Bools, Ints]:
         """Whether there are `lookback + 1` closes, and `floor(last * scale / earlier)`, saturated, 0 if not."""
         count = self.count[row, columns]
         enough = count > lookback

@@ -90,8 +90,9 @@ def afford(budget: Ints, price: Ints, fee_ppm: Ints, overflow: Bools | None = No
     """The largest quantity whose notional and fee are at most `budget`; all int64 (m,), prices > 0.
 
     First the largest such notional `n`: `floor(budget * PPM / (PPM + fee_ppm))` fits, and of the larger ones only the
-    next can, since a fee rounds by at most half a tick. Then the largest quantity that rounds to at most `n`: quantity *
-    price may reach `n * TICKS + TICKS / 2`, and that exactly only for even `n`, as half rounds to even.
+    next can, since a fee rounds by at most half a tick. Then the largest quantity that rounds to at most `n`: its
+    product with the price may reach `n * TICKS + TICKS / 2`, and that exactly only for an even `n`: half rounds to
+    even.
     """
     budget = np.maximum(budget, 0)
     notional = mul_div_floor(budget, PPM, PPM + fee_ppm)

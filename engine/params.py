@@ -17,8 +17,8 @@ Ppm = Annotated[int, Field(ge=0, le=PPM)]
 class Parameters(BaseModel):
     """Base of each strategy's parameter model.
 
-    The columns of `params` are the fields in order, all integers, so that a million simulations need no JSON at night. A
-    plain fee schedule sets both `fee_…_ppm`; the Grand Exchange's tax sets `fee_sell_ppm` and `fee_sell_cap` only.
+    The columns of `params` are the fields in order, all integers, so that a million simulations need no JSON at night.
+    A plain fee schedule sets both `fee_…_ppm`; the Grand Exchange's tax sets `fee_sell_ppm` and `fee_sell_cap` only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

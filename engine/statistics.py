@@ -1,7 +1,8 @@
 """Running statistics, O(1) a day: Welford's mean and variance of daily returns, peak and maximum drawdown.
 
-Float64 in a fixed order of single operations, none of them a reduction, so that every machine and every batch size gives
-the same bits. Source: B. P. Welford, Note on a Method for Calculating Corrected Sums of Squares and Products, 1962.
+Float64 in a fixed order of single operations, none of them a reduction, so that every machine and every batch size
+gives the same bits. Source: B. P. Welford, Note on a Method for Calculating Corrected Sums of Squares and Products,
+1962.
 """
 
 from __future__ import annotations

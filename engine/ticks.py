@@ -1,8 +1,8 @@
 """Exact arithmetic on int64 ticks.
 
 `a * b / c` needs a 128-bit product. Instead of computing it, estimate the quotient in float64 and take the remainder in
-wrapping int64: `r = a*b - q*c` is exact modulo 2**64, and it is small because the estimate is close, so the wrapped value
-is the true one. `floor(r / c)` then corrects the estimate. The few elements for which "small" is not certain (see
+wrapping int64: `r = a*b - q*c` is exact modulo 2**64, and it is small because the estimate is close, so the wrapped
+value is the true one. `floor(r / c)` then corrects the estimate. The few elements for which "small" is not certain (see
 `_is_safe`) go through Python integers.
 """
 
@@ -93,9 +93,7 @@ def _is_safe(product: Floats, divisor: Ints, estimate: Floats) -> Bools:
     return np.asarray((product < _SAFE_PRODUCT) & (divisor < _SAFE_DIVISOR) & (estimate < _SAFE_QUOTIENT))
 
 
-def _exactly(
-    a: Ints, b: Ints, c: Ints, where: Bools, quotient: Ints, remainder: Ints, overflow: Bools | None
-) -> None:
+def _exactly(a: Ints, b: Ints, c: Ints, where: Bools, quotient: Ints, remainder: Ints, overflow: Bools | None) -> None:
     """Recompute the elements of `where` in place with Python integers."""
     a, b, c, where = np.broadcast_arrays(a, b, c, where)
     for index in map(tuple, np.argwhere(where)):

@@ -1,11 +1,11 @@
 """PostgreSQL's binary COPY format to and from numpy, without Python work per value.
 
 Rows whose arrays have equal lengths have equal bytes everywhere but in their values, so one structured dtype describes
-them all. Decoding groups the rows by layout: take the first row's layout, compare every other row's structural bytes with
-it, keep those that agree, and go on with the rest. A batch of simulations with 2 to 8 assets makes seven groups.
+them all. Decoding groups the rows by layout: take the first row's layout, compare every other row's structural bytes
+with it, keep those that agree, and go on with the rest. A batch of simulations with 2 to 8 assets makes seven groups.
 
-Format: https://www.postgresql.org/docs/current/sql-copy.html (Binary Format) and each type's `send` function; a COPY OUT
-sends one CopyData message a row.
+Format: https://www.postgresql.org/docs/current/sql-copy.html (Binary Format) and each type's `send` function; a COPY
+OUT sends one CopyData message a row.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class RowFormat:
                 rows[column.name] = values[column.name]
             elif target is not None:
                 target[...] = values[column.name]
-        return memoryview(rows.view(np.uint8)) if len(rows) else memoryview(b"")
+        return memoryview(rows.view(np.uint8).data) if len(rows) else memoryview(b"")
 
     def decode(self, messages: Iterable[bytes | bytearray | memoryview]) -> list[RowGroup]:
         """The rows of a whole COPY OUT, grouped by layout.

@@ -1,4 +1,4 @@
-"""The two hot tables as binary rows: which columns a night reads and writes, and the frame between them and the engine."""
+"""The hot tables as binary rows: which columns a night reads and writes, and the frame that the engine works on."""
 
 from __future__ import annotations
 
@@ -91,13 +91,14 @@ class Frame:
 
 def frame_of(groups: Sequence[RowGroup]) -> Frame:
     """The frame of decoded `READ_FORMAT` rows."""
-    readable, unreadable = [], []
+    readable: list[RowGroup] = []
+    unreadable: list[tuple[int, int]] = []
     for group in groups:
         fits = _fits(group)
         if fits.any():
             readable.append(group if fits.all() else _select(group, fits))
-        for index in np.flatnonzero(~fits):
-            unreadable.append((int(group.values["user_id"][index]), int(group.values["id"][index])))
+        keys = zip(group.values["user_id"][~fits].tolist(), group.values["id"][~fits].tolist(), strict=True)
+        unreadable += list(keys)
     rows = np.concatenate([group.rows for group in readable]) if readable else np.zeros(0, dtype=np.intp)
     order = np.argsort(rows, kind="stable")
 

@@ -1,1 +1,1 @@
-"""The `nightshift` command: one module a group of subcommands. Imports its weight when called, so that it starts at once."""
+"""The `nightshift` command: one module a group of subcommands, each importing its weight when called."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scripts.cli import Json, cell, interruptible, note, print_json, print_table
+from scripts.cli import Json, cell, interruptible, note, print_json, print_table, quiet_logging
 
 app = typer.Typer()
 
@@ -25,11 +25,10 @@ def night(
 ) -> None:
     """How long a night takes, from planning to the end of the run."""
     from benchmarks.night import measure_nights
-    from core.log import configure_logging
     from core.settings import get_settings
 
     settings = get_settings()
-    configure_logging(settings)
+    quiet_logging(settings)
     with interruptible():
         result = measure_nights(
             users=users, nights=nights, workers=workers or settings.workers, settings=settings, tell=note

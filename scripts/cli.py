@@ -1,4 +1,4 @@
-"""What the commands share: the servers they work with, days, tables and JSON on stdout, notes and progress on stderr."""
+"""What the commands share: the servers they work with, days, data on stdout, notes and progress on stderr."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -56,12 +55,11 @@ def connected(
         DatabaseVersionError: the database is empty, older or newer.
     """
     from core.database import check_database
-    from core.log import configure_logging
     from core.settings import get_settings
     from workers.embedded import servers_for
 
     settings = settings or get_settings()
-    configure_logging(settings)
+    quiet_logging(settings)
     with servers_for(settings) as urls:
         engine = open_engine(urls.database_url)
         try:
@@ -75,6 +73,14 @@ def connected(
             yield Servers(settings, urls, engine)
         finally:
             engine.dispose()
+
+
+def quiet_logging(settings: Settings) -> None:
+    """Log warnings and errors only, unless a level is set: what a command has to say, it says itself."""
+    from core.log import configure_logging
+
+    chosen = "log_level" in settings.model_fields_set
+    configure_logging(settings if chosen else settings.model_copy(update={"log_level": "warning"}))
 
 
 def open_engine(url: str) -> Engine:
@@ -161,21 +167,15 @@ def console() -> Console:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout: dates as ISO 8601, amounts as exact strings, spans as seconds."""
+    """One JSON document on stdout: dates as ISO 8601, amounts as exact strings."""
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=_plain) + "\n")
 
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, Enum):
-        return value.value
     if isinstance(value, date):
         return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, Decimal):
-        return str(value)
     if isinstance(value, Mapping):
         return dict(value)
     return str(value)
@@ -200,17 +200,19 @@ def cell(value: Any) -> str:
     """A value as people read it."""
     if value is None:
         return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    if isinstance(value, Decimal):
-        return f"{value:,.2f}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.2f}"
+    for kinds, write in _CELLS:
+        if isinstance(value, kinds):
+            return write(value)
     return str(value)
+
+
+# The first that fits: a bool is an int, and a datetime a date.
+_CELLS: tuple[tuple[tuple[type, ...], Callable[[Any], str]], ...] = (
+    ((bool,), lambda value: "yes" if value else "no"),
+    ((datetime,), lambda value: f"{value:%Y-%m-%d %H:%M:%S}"),
+    ((Decimal, float), lambda value: f"{value:,.2f}"),
+    ((int,), lambda value: f"{value:,}"),
+)
 
 
 @contextmanager

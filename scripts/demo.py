@@ -33,7 +33,9 @@ _NOON = time_of_day(12, tzinfo=UTC)
 
 def demo(
     users: Annotated[int, typer.Option(min=1, max=1_000_000, help="Users of the first start.")] = 10_000,
-    exit_: Annotated[bool, typer.Option("--exit", envvar="DEMO_EXIT", help="Stop at the end instead of staying up.")] = False,
+    exit_: Annotated[
+        bool, typer.Option("--exit", envvar="DEMO_EXIT", help="Stop at the end instead of staying up.")
+    ] = False,
 ) -> None:
     """Thirty nights of sample users on real prices, with the whole stack; then stay up until Ctrl-C."""
     from scripts.up import full_stack, refuse_second, show_addresses
@@ -52,10 +54,16 @@ def demo(
             if exit_:
                 note("stopping …")
                 return
-            offset = settings.clock_offset.total_seconds()
-            note(f"elsewhere: NIGHTSHIFT_HOME={settings.home} NIGHTSHIFT_CLOCK_OFFSET=PT{offset:.0f}S nightshift status")
+            clock = f"NIGHTSHIFT_CLOCK_OFFSET={iso_seconds(settings.clock_offset)}"
+            note(f"elsewhere: NIGHTSHIFT_HOME={settings.home} {clock} nightshift status")
             note("up; Ctrl-C stops everything in order")
             stay()
+
+
+def iso_seconds(span: timedelta) -> str:
+    """A span of whole seconds as settings read it, e.g. -PT90S."""
+    seconds = round(span.total_seconds())
+    return f"{'-' if seconds < 0 else ''}PT{abs(seconds)}S"
 
 
 def demo_settings() -> Settings:
@@ -68,7 +76,7 @@ def demo_settings() -> Settings:
     from workers.ports import choose_port
 
     offset = datetime.combine(LAST_SAMPLE + timedelta(days=1), _NOON) - datetime.now(UTC)  # noqa: TID251 - the offset is to the real clock
-    os.environ["NIGHTSHIFT_CLOCK_OFFSET"] = f"{offset.total_seconds():.0f}"
+    os.environ["NIGHTSHIFT_CLOCK_OFFSET"] = iso_seconds(offset)
     get_settings.cache_clear()
     settings = get_settings()
     changes: dict[str, object] = {"home": settings.home / "demo", "database_url": None, "redis_url": None}

@@ -20,11 +20,15 @@ _HISTORY_COLUMNS = ["day", "cash>", "equity>", "return>", "drawdown>"]
 
 def print_results(runs: Sequence[RunView], best: Sequence[Leader], histories: Sequence[SimulationReport]) -> None:
     """Totals, the leaderboard, and the last days of its first simulation."""
-    print_table(["what", "how much>"], totals(runs), title=f"The nights of {runs[0].day} to {runs[-1].day}" if runs else None)
+    print_table(
+        ["what", "how much>"], totals(runs), title=f"The nights of {runs[0].day} to {runs[-1].day}" if runs else None
+    )
     print_table(_LEADER_COLUMNS, _leader_rows(best), title="Leaderboard")
     if histories:
         first = histories[0]
-        title = f"Simulation {first.settings['simulation_id']}, {first.settings['strategy']}, {len(first.trades)} trades"
+        title = (
+            f"Simulation {first.settings['simulation_id']}, {first.settings['strategy']}, {len(first.trades)} trades"
+        )
         print_table(_HISTORY_COLUMNS, _history_rows(first)[-_SHOWN_DAYS:], title=title)
 
 
@@ -70,13 +74,20 @@ def demo_page(
         for report in histories
     }
     plots = [
-        Plot("Equity curves of the leaderboard, as return since the start", line_plot(curves, ylabel="%", percent=True)),
+        Plot(
+            "Equity curves of the leaderboard, as return since the start", line_plot(curves, ylabel="%", percent=True)
+        ),
         Plot("Mean return by strategy", line_plot(by_strategy, ylabel="%", percent=True)),
         Plot(
             "Throughput by night",
-            bar_plot([f"{run.day:%m-%d}" for run in runs], [run.users_per_second or 0.0 for run in runs], ylabel="users/s"),
+            bar_plot(
+                [f"{run.day:%m-%d}" for run in runs], [run.users_per_second or 0.0 for run in runs], ylabel="users/s"
+            ),
         ),
-        Plot("Trades by night", bar_plot([f"{run.day:%m-%d}" for run in runs], [run.trades or 0 for run in runs], ylabel="trades")),
+        Plot(
+            "Trades by night",
+            bar_plot([f"{run.day:%m-%d}" for run in runs], [run.trades or 0 for run in runs], ylabel="trades"),
+        ),
     ]
     columns = ["run>", "day", "users>", "seconds>", "users/s>", "rows>", "trades>", "fees>", "equity>", "digest"]
     rows = [
@@ -95,7 +106,15 @@ def demo_page(
 
 def _leader_rows(best: Sequence[Leader]) -> list[list[Any]]:
     return [
-        [place.rank, str(place.user_id), place.user_name, str(place.simulation_id), place.strategy, place.equity, _percent(place.total_return)]
+        [
+            place.rank,
+            str(place.user_id),
+            place.user_name,
+            str(place.simulation_id),
+            place.strategy,
+            place.equity,
+            _percent(place.total_return),
+        ]
         for place in best
     ]
 

@@ -27,19 +27,23 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, _usage(error)
     if isinstance(error, NightshiftError):
         return error.exit_code, str(error)
-    if _is(error, "redis.exceptions", "ConnectionError", "TimeoutError") or _is(
-        error, "kombu.exceptions", "OperationalError"
-    ):
-        return UNREACHABLE, f"Redis is out of reach: {_first_line(error)} (NIGHTSHIFT_REDIS_URL)"
-    if _is(error, "sqlalchemy.exc", "DBAPIError"):
-        return _database(getattr(error, "orig", None) or error)
-    if _is(error, "psycopg", "Error"):
-        return _database(error)
-    if _is(error, "sqlalchemy.exc", "TimeoutError"):
-        return UNREACHABLE, f"PostgreSQL gave no connection in time: {_first_line(error)}"
+    known = _of_a_server(error)
+    if known is not None:
+        return known
     if isinstance(error, OSError) and error.filename:
         return FAILED, f"{error.filename}: {error.strerror}"
     return FAILED, f"{type(error).__name__}: {_first_line(error)} (nightshift --debug … shows where)"
+
+
+def _of_a_server(error: BaseException) -> tuple[int, str] | None:
+    redis = _is(error, "redis.exceptions", "ConnectionError", "TimeoutError")
+    if redis or _is(error, "kombu.exceptions", "OperationalError"):
+        return UNREACHABLE, f"Redis is out of reach: {_first_line(error)} (NIGHTSHIFT_REDIS_URL)"
+    if _is(error, "sqlalchemy.exc", "TimeoutError"):
+        return UNREACHABLE, f"PostgreSQL gave no connection in time: {_first_line(error)}"
+    if _is(error, "sqlalchemy.exc", "DBAPIError") or _is(error, "psycopg", "Error"):
+        return _database(getattr(error, "orig", None) or error)
+    return None
 
 
 def _usage(error: TyperException) -> str:

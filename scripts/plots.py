@@ -7,21 +7,25 @@ import io
 from collections.abc import Mapping, Sequence
 from datetime import date
 
+import numpy as np
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 _SIZE = (9.0, 3.2)
 
 
-def line_plot(series: Mapping[str, tuple[Sequence[date], Sequence[float]]], *, ylabel: str, percent: bool = False) -> str:
+Series = Mapping[str, tuple[Sequence[date], Sequence[float]]]
+
+
+def line_plot(series: Series, *, ylabel: str, percent: bool = False) -> str:
     """One line for each name, over days."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
     for name, (days, values) in series.items():
-        axes.plot(list(days), [100 * value for value in values] if percent else list(values), label=name, linewidth=1.4)
-    locator = AutoDateLocator()
+        axes.plot(np.array(days, dtype="M8[D]"), np.array(values) * (100 if percent else 1), label=name, linewidth=1.4)
+    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes.set_ylabel(ylabel)
     axes.grid(visible=True, alpha=0.3)
     if len(series) > 1:

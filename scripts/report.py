@@ -50,14 +50,18 @@ def simulation_page(data: SimulationReport) -> Page:
         ("strategy", settings["strategy"]),
         ("begins", settings["start_day"]),
         ("initial cash", settings["initial_cash"]),
-        *((f"{slot['symbol'] or slot['asset_id']}", f"{slot['weight_ppm'] / 10_000:g} %") for slot in settings["slots"]),
+        *(
+            (f"{slot['symbol'] or slot['asset_id']}", f"{slot['weight_ppm'] / 10_000:g} %")
+            for slot in settings["slots"]
+        ),
         *((name, value) for name, value in settings["parameters"].items() if value),
     ]
     plots = []
     if days:
         last, dates = days[-1], [point.day for point in days]
         facts += [
-            ("equity", last.equity), ("return", _percent(last.total_return)), ("volatility (year)", _percent(last.volatility)),
+            ("equity", last.equity), ("return", _percent(last.total_return)),
+            ("volatility (year)", _percent(last.volatility)),
             ("Sharpe ratio", last.sharpe), ("maximum drawdown", _percent(last.max_drawdown)),
             ("days", len(days)), ("trades", len(data.trades)), ("fees", sum(t.fee for t in data.trades)),
             ("realised", sum(t.realised for t in data.trades)),
@@ -98,14 +102,27 @@ def run_page(data: RunReport) -> Page:
             Plot("When each worker worked on a batch", span_plot(spans, xlabel="seconds since the first batch began")),
             Plot("Throughput of each batch", bar_plot([str(batch.seq) for batch in worked], speeds, ylabel="users/s")),
         ]
-    columns = ["batch", "users", "status", "attempts>", "seconds>", "rows>", "trades>", "quarantined>", "worker", "error"]
+    columns = [
+        "batch",
+        "users",
+        "status",
+        "attempts>",
+        "seconds>",
+        "rows>",
+        "trades>",
+        "quarantined>",
+        "worker",
+        "error",
+    ]
     rows = [
         (str(b.id), f"{b.user_lo}–{b.user_hi - 1}", b.status, b.attempts, b.seconds, b.rows, b.trades, b.quarantined,
          b.worker, b.error)
         for b in data.batches
     ]  # fmt: skip
     days = f"{run.day}" if run.first_day == run.day else f"{run.first_day} to {run.day}"
-    return Page(f"Run {run.id}", f"{run.kind}, {days}, by {run.requested_by}", facts, plots, [Table("Batches", columns, rows)])
+    return Page(
+        f"Run {run.id}", f"{run.kind}, {days}, by {run.requested_by}", facts, plots, [Table("Batches", columns, rows)]
+    )
 
 
 def _since(origin: datetime, batch: BatchView) -> float:

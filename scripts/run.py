@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.errors import NightshiftError, UsageError
-from scripts.cli import Json, Servers, answering_workers, check_redis, connected, interruptible, note, parse_day, print_json, progress
+from scripts.cli import (
+    Json,
+    Servers,
+    answering_workers,
+    check_redis,
+    connected,
+    interruptible,
+    note,
+    parse_day,
+    print_json,
+    progress,
+)
 
 if TYPE_CHECKING:
     from services.publishing import Publisher
@@ -22,7 +33,9 @@ _CARE_SECONDS = 2.0
 
 
 def run(
-    day: Annotated[str | None, typer.Option(help="The night of this day, YYYY-MM-DD; the last due one by default.")] = None,
+    day: Annotated[
+        str | None, typer.Option(help="The night of this day, YYYY-MM-DD; the last due one by default.")
+    ] = None,
     through: Annotated[str | None, typer.Option(help="All missing nights up to this day, as one run.")] = None,
     each: Annotated[bool, typer.Option("--each", help="With --through: a run for each night.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until it is done; 1 if it failed.")] = False,
@@ -67,19 +80,21 @@ def _check_prices(servers: Servers, target: date) -> None:
     if target < oldest:
         raise UsageError(f"there are no prices on {target} or before: the first are of {oldest}")
     if target > newest + timedelta(days=servers.settings.max_stale_days):
-        raise UsageError(f"the newest prices are of {newest}, too old for {target}: import newer ones, or use --day {newest}")
+        raise UsageError(
+            f"the newest prices are of {newest}, too old for {target}: import newer ones, or use --day {newest}"
+        )
 
 
-def plan(servers: Servers, target: date, *, through: bool, each: bool, now: datetime, by: str = "nightshift run") -> list[int]:
+def plan(
+    servers: Servers, target: date, *, through: bool, each: bool, now: datetime, by: str = "nightshift run"
+) -> list[int]:
     """Plan the night of `target`, or with `through` all missing nights up to it; the new runs' ids."""
     from core.database import session_scope
     from services.planning import plan_night, plan_nights
 
     with session_scope(servers.engine) as session:
         if through:
-            return plan_nights(
-                session, through=target, now=now, settings=servers.settings, requested_by=by, each=each
-            )
+            return plan_nights(session, through=target, now=now, settings=servers.settings, requested_by=by, each=each)
         return plan_night(session, day=target, now=now, settings=servers.settings, requested_by=by)
 
 
@@ -124,8 +139,8 @@ def _publish(servers: Servers, publish: Publisher, ids: Sequence[int], *, new: b
 def wait_for(servers: Servers, ids: Sequence[int], *, care: Publisher | None = None) -> Progress:
     """Show the progress of these runs until none of them is unfinished.
 
-    With a publisher in `care`, because no beat ticks here, it looks after the runs itself: puts back what was lost, ends
-    what is done, publishes the next night.
+    With a publisher in `care`, because no beat ticks here, it looks after the runs itself: puts back what was lost,
+    ends what is done, publishes the next night.
     """
     from core.clock import utc_now
     from core.database import session_scope

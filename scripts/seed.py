@@ -15,7 +15,9 @@ def seed(
     seed: Annotated[int, typer.Option(help="The same seed gives the same users.")] = 1,
     start: Annotated[
         str | None,
-        typer.Option(help="First day of all simulations, YYYY-MM-DD; otherwise spread over the last 60 days with prices."),
+        typer.Option(
+            help="First day of all simulations, YYYY-MM-DD; otherwise spread over the last 60 days with prices."
+        ),
     ] = None,
     append: Annotated[bool, typer.Option("--append", help="Add to the users that exist.")] = False,
 ) -> None:
@@ -35,7 +37,11 @@ def seed(
             max_stale_days=servers.settings.max_stale_days,
             on_chunk=lambda done: bar.update(task, completed=done),
         )
-    days = f"{summary.first_day}" if summary.first_day == summary.last_day else f"{summary.first_day} to {summary.last_day}"
+    days = (
+        f"{summary.first_day}"
+        if summary.first_day == summary.last_day
+        else f"{summary.first_day} to {summary.last_day}"
+    )
     note(
         f"added {summary.users:,} users with {summary.simulations:,} simulations of {summary.assets} assets,"
         f" which begin on {days}"

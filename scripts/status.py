@@ -27,9 +27,7 @@ def status(json: Json = False) -> None:
     with connected() as servers:
         check_redis(servers.urls.redis_url)
         workers = answering_workers(servers)
-        current = read_status(
-            servers.engine, servers.urls.redis_url, workers, now=utc_now(), settings=servers.settings
-        )
+        current = read_status(servers.engine, servers.urls.redis_url, workers, now=utc_now(), settings=servers.settings)
     if json:
         print_json(current)
     else:
@@ -43,7 +41,12 @@ def _print_status(status: Status) -> None:
         lines.append(("night", "none yet"))
     else:
         share = f"{100 * run.users_done / run.users:.0f} %" if run.users else "no users"
-        lines.append(("night", f"{run.day} · run {run.id} · {run.status} · {cell(run.users_done)} of {cell(run.users)} users ({share})"))
+        lines.append(
+            (
+                "night",
+                f"{run.day} · run {run.id} · {run.status} · {run.users_done:,} of {run.users:,} users ({share})",
+            )
+        )
         if run.users_per_second:
             lines.append(("speed", f"{run.users_per_second:,.0f} users/s"))
         if run.estimated_end:
@@ -107,8 +110,8 @@ def batches(run: Annotated[int, typer.Argument(help="The run's id.")], json: Jso
     print_table(
         ["batch>", "users", "status", "attempts>", "seconds>", "rows>", "trades>", "quarantined>", "worker", "error"],
         [
-            [str(b.id), f"{b.user_lo}–{b.user_hi - 1}", b.status, b.attempts, b.seconds, b.rows, b.trades, b.quarantined,
-             b.worker, b.error]
+            [str(b.id), f"{b.user_lo}–{b.user_hi - 1}", b.status, b.attempts, b.seconds, b.rows, b.trades,
+             b.quarantined,              b.worker, b.error]
             for b in found
         ],
     )  # fmt: skip
@@ -128,5 +131,8 @@ def quarantine(
         return
     print_table(
         ["user>", "simulation>", "since", "reason", "detail", "run>"],
-        [[str(q.user_id), str(q.simulation_id or "all"), q.day, q.reason, q.detail, str(q.run_id or "–")] for q in found],
+        [
+            [str(q.user_id), str(q.simulation_id or "all"), q.day, q.reason, q.detail, str(q.run_id or "–")]
+            for q in found
+        ],
     )

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def up(
-    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Pool processes of the simulations worker.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Pool processes of the simulations worker.")
+    ] = None,
 ) -> None:
     """Run servers (unless others are set), workers, beat, Flower and the exporter until Ctrl-C."""
     from core.settings import get_settings

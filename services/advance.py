@@ -145,9 +145,7 @@ def _without_quarantined(connection: Connection, frame: Frame, users: tuple[int,
     return _select(frame, ~out, {(int(str(u)), int(str(s))) for u, s in rows if s is not None})
 
 
-def _advance_days(
-    connection: Connection, frame: Frame, market: Market, days: tuple[int, int], totals: Totals
-) -> None:
+def _advance_days(connection: Connection, frame: Frame, market: Market, days: tuple[int, int], totals: Totals) -> None:
     simulations, state, at = frame.simulations, frame.state, frame.state_day.copy()
     alive = np.ones(len(simulations), dtype=np.bool_)
     advanced = np.zeros(len(simulations), dtype=np.bool_)
@@ -249,7 +247,7 @@ def _concatenate(one: Frame, two: Frame) -> Frame:
     )
 
     def joined(a: NDArray[np.generic], b: NDArray[np.generic]) -> NDArray[np.generic]:
-        if a.ndim == 2:  # noqa: PLR2004 (a matrix)
+        if a.ndim == 2:
             width = max(a.shape[1], b.shape[1])
             a, b = (np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (a, b))
         return np.concatenate([a, b])[order]

@@ -145,25 +145,22 @@ class BatchWorker:
         final = decision.counts and claim.attempts >= self.settings.max_attempts
         log.error("batch failed" if final else "batch will be retried", error=reason, exc_info=error)
         if not connection.closed:
-            connection.execute(
-                "UPDATE batches SET status = %(status)s, error = %(error)s, not_before = %(at)s, finished_at = %(ended)s,"
-                " attempts = attempts - %(refund)s WHERE id = %(id)s AND status = 'running' AND attempts = %(attempts)s",
-                {
-                    "status": "failed" if final else "planned",
-                    "error": reason,
-                    "at": self.clock() + decision.delay,
-                    "ended": self.clock() if final else None,
-                    "refund": 0 if decision.counts else 1,
-                    "id": claim.id,
-                    "attempts": claim.attempts,
-                },
-            )
+            values = {
+                "status": "failed" if final else "planned",
+                "error": reason,
+                "not_before": self.clock() + decision.delay,
+                "finished_at": self.clock() if final else None,
+                "refund": 0 if decision.counts else 1,
+                "id": claim.id,
+                "attempts": claim.attempts,
+            }
+            connection.execute(_GIVE_BACK, values)
         return BatchOutcome(Outcome.FAILED if final else Outcome.RETRIED)
 
 
 @contextmanager
 def _leased(engine: Engine) -> Iterator[Connection]:
-    """A connection in autocommit mode. After an error it is closed, not pooled: a pooled session could keep the lease."""
+    """A connection in autocommit mode. After an error it is closed, not pooled, lest it keep a lease."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         try:
             yield driver_connection(connection)
@@ -187,6 +184,13 @@ def _claim(connection: Connection, batch_id: int, worker: str, now: datetime) ->
     with connection.cursor(row_factory=class_row(Claim)) as cursor:
         return cursor.execute(_CLAIM, {"id": batch_id, "worker": worker, "now": now}).fetchone()
 
+
+_GIVE_BACK = """
+UPDATE batches
+SET status = %(status)s, error = %(error)s, not_before = %(not_before)s, finished_at = %(finished_at)s,
+    attempts = attempts - %(refund)s
+WHERE id = %(id)s AND status = 'running' AND attempts = %(attempts)s
+"""
 
 _COMPLETE = """
 UPDATE batches

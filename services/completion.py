@@ -99,7 +99,14 @@ def _write_leaderboard(session: Session, run: Row[Any]) -> None:
                 " VALUES (:day, :rank, :user, :simulation, :equity, :return_ppm)"
             ),
             [
-                {"day": run.day, "rank": rank, "user": user, "simulation": simulation, "equity": equity, "return_ppm": ppm}
+                {
+                    "day": run.day,
+                    "rank": rank,
+                    "user": user,
+                    "simulation": simulation,
+                    "equity": equity,
+                    "return_ppm": ppm,
+                }
                 for rank, (user, simulation, equity, ppm) in enumerate(best, start=1)
             ],
         )

@@ -1,7 +1,7 @@
 """PostgreSQL advisory locks, by purpose. The upper bits name the purpose, so that keys of two purposes never meet.
 
-- A **batch** lock is held by a session: it is the lease of whoever works on the batch. It is taken before the attempt is
-  counted, survives the claim's commit, and dies with the worker's connection.
+- A **batch** lock is held by a session: it is the lease of whoever works on the batch. It is taken before the attempt
+  is counted, survives the claim's commit, and dies with the worker's connection.
 - A **granule** lock covers 1,024 users within one transaction. Nightly batches of different users share granules and
   must not wait for each other, so they lock in shared mode; whoever replaces days locks exclusively.
 - The **planning** and **tick** locks make those single-file.
@@ -34,12 +34,13 @@ def unlock_batch(connection: Connection, batch_id: int) -> None:
 def lock_granules(connection: Connection, user_lo: int, user_hi: int, *, exclusive: bool) -> None:
     """Lock the granules of the users `[user_lo, user_hi)` that exist, in ascending order, until the transaction ends.
 
-    The order is what keeps two overlapping batches from a deadlock. Only existing users are looked at because ids may be
-    sparse: a range can span more granules than there are locks.
+    The order is what keeps two overlapping batches from a deadlock. Only existing users are looked at because ids may
+    be sparse: a range can span more granules than there are locks.
     """
     function = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
     connection.execute(
-        f"SELECT {function}(%s::bigint | granule) FROM ("  # noqa: S608 (one of two constants)
+        # Either of two constants; the values are bound.
+        f"SELECT {function}(%s::bigint | granule) FROM ("  # noqa: S608
         " SELECT DISTINCT id / %s AS granule FROM users WHERE id >= %s AND id < %s ORDER BY granule OFFSET 0"
         ") AS granules",
         (_GRANULE, GRANULE_USERS, user_lo, user_hi),
@@ -51,5 +52,5 @@ SELECT ((classid::bigint << 32) | objid::bigint) - {_BATCH} AS batch_id
 FROM pg_locks
 WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND classid::bigint >> 24 = 1
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
+"""  # noqa: S608 - our own constant
 """SQL: ids of the batches whose lease somebody holds. A bigint key shows in pg_locks as two halves with objsubid 1."""

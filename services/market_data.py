@@ -15,8 +15,8 @@ from models.copy_codec import DATE, INT4, INT8, Column, RowFormat
 
 _FORMAT = RowFormat((Column("asset_id", INT4), Column("day", DATE), Column("close", INT8)))
 
-# The closes of the days themselves, and of each asset the newest before them that a window can reach: whatever the range
-# of days that a batch is asked for, it sees the same closes, so that the result cannot depend on the range.
+# The closes of the days themselves, and of each asset the newest before them that a window can reach: whatever the
+# range of days that a batch is asked for, it sees the same closes, so that the result cannot depend on the range.
 _CLOSES = """
 COPY (
     SELECT asset_id, day, close FROM (
@@ -32,7 +32,9 @@ COPY (
 """
 
 
-def load_market(connection: psycopg.Connection[tuple[object, ...]], days: tuple[int, int], max_stale_days: int) -> Market:
+def load_market(
+    connection: psycopg.Connection[tuple[object, ...]], days: tuple[int, int], max_stale_days: int
+) -> Market:
     """The market of the day numbers `days[0]..days[1]`, with the row before them, which signals need."""
     first, last = days[0] - 1, days[1]
     with connection.cursor() as cursor:
@@ -43,7 +45,9 @@ def load_market(connection: psycopg.Connection[tuple[object, ...]], days: tuple[
             groups = _FORMAT.decode(copy)
     if not groups:
         nothing = np.zeros(0, dtype=np.int32)
-        return Market.from_closes(asset_ids, (first, last), (nothing, nothing, nothing.astype(np.int64)), max_stale_days)
+        return Market.from_closes(
+            asset_ids, (first, last), (nothing, nothing, nothing.astype(np.int64)), max_stale_days
+        )
     values = groups[0].values
     closes = (values["asset_id"], values["day"], values["close"])
     return Market.from_closes(asset_ids, (first, last), closes, max_stale_days)

@@ -1,7 +1,7 @@
 """Planning: what is due becomes a run and its batches, in one transaction, before anything is published.
 
-The batches are the outbox: a message only wakes a worker for one of them. That a day is planned once is UNIQUE(kind, day)
-in the database; two beats, or ten, plan the same day once.
+The batches are the outbox: a message only wakes a worker for one of them. That a day is planned once is UNIQUE(kind,
+day) in the database; two beats, or ten, plan the same day once.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ def read_frame(connection: Connection, users: tuple[int, int], before: date, thr
     lo, hi = users
     return _read(
         connection,
-        f"SELECT {_READ_COLUMNS} FROM simulations s"
+        # COPY takes no parameters; what is put in are integers and dates.
+        f"SELECT {_READ_COLUMNS} FROM simulations s"  # noqa: S608
         " LEFT JOIN portfolio_days p ON p.user_id = s.user_id AND p.simulation_id = s.id"
         f" AND p.day = '{before}' AND p.user_id >= {int(lo)} AND p.user_id < {int(hi)}"
         f" WHERE s.user_id >= {int(lo)} AND s.user_id < {int(hi)} AND s.start_day <= '{through}'"
@@ -41,13 +42,14 @@ def read_frame(connection: Connection, users: tuple[int, int], before: date, thr
 def read_latest(connection: Connection, simulations: Sequence[tuple[int, int]], through: date) -> Frame:
     """The given (user_id, simulation_id) pairs with their newest row on or before `through`, however old it is."""
     keys = ", ".join(f"({int(user)}::bigint, {int(simulation)}::bigint)" for user, simulation in simulations)
+    newest = (
+        "SELECT * FROM portfolio_days d WHERE d.user_id = s.user_id AND d.simulation_id = s.id"  # noqa: S608 - as above
+        f" AND d.day <= '{through}' ORDER BY d.day DESC LIMIT 1"
+    )
     return _read(
         connection,
-        f"SELECT {_READ_COLUMNS} FROM (VALUES {keys}) AS k (user_id, id) JOIN simulations s USING (user_id, id)"
-        " LEFT JOIN LATERAL ("
-        f" SELECT * FROM portfolio_days d WHERE d.user_id = s.user_id AND d.simulation_id = s.id AND d.day <= '{through}'"
-        " ORDER BY d.day DESC LIMIT 1) AS p ON true"
-        " ORDER BY s.user_id, s.id",
+        f"SELECT {_READ_COLUMNS} FROM (VALUES {keys}) AS k (user_id, id) JOIN simulations s USING (user_id, id)"  # noqa: S608
+        f" LEFT JOIN LATERAL ({newest}) AS p ON true ORDER BY s.user_id, s.id",
     )
 
 

@@ -1,9 +1,10 @@
 """The reconciler: whatever was lost between Redis and a worker is published again.
 
-- A batch that is `running` while nobody holds its lease was abandoned: its worker died. It goes back to `planned` at once.
-- A batch that is `queued`, but of whose queue no batch was claimed for `overdue_seconds`, lost its message. While claims go
-  on, the backlog is moving and nothing is republished, however long it is: a queue of an hour makes no storm. Each further
-  publication of the same batch waits twice as long as the one before.
+- A batch that is `running` while nobody holds its lease was abandoned: its worker died. It goes back to `planned` at
+  once.
+- A batch that is `queued`, but of whose queue no batch was claimed for `overdue_seconds`, lost its message. While
+  claims go on, the backlog is moving and nothing is republished, however long it is: a queue of an hour makes no storm.
+  Each further publication of the same batch waits twice as long as the one before.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from services.locks import HELD_BATCHES
 
 log = get_logger(__name__)
 
-# A claim sets `started_at` while the lease is held; this only covers the instant between a read of pg_locks and of the row.
+# A claim sets `started_at` while the lease is held; this only covers the instant between a read of pg_locks and of the
+# row.
 _GRACE = timedelta(seconds=2)
 
 _ABANDONED = text(

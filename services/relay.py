@@ -1,15 +1,16 @@
 """The relay: planned batches become messages.
 
-A batch is published only when its run may start: nights run in order, so a night waits for the one before it to end. Rows
-are marked in the transaction in which they are locked and published; if it is lost the messages are sent once more, and a
-message too many costs a look at a row.
+A batch is published only when its run may start: nights run in order, so a night waits for the one before it to end.
+Rows are marked in the transaction in which they are locked and published; if it is lost the messages are sent once
+more, and a message too many costs a look at a row.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, Row, text
 
 from core.database import session_scope
 from core.queues import Queue
@@ -61,9 +62,8 @@ def publish_planned(engine: Engine, publish: Publisher, *, now: datetime) -> int
         published += len(rows)
 
 
-def message_for(row: object) -> BatchMessage:
+def message_for(row: Row[Any]) -> BatchMessage:
     """The message of a row with the columns id, run_id, user_lo, user_hi, kind, first_day, day."""
-    batch_id, run_id, lo, hi, kind, first_day, day = row  # type: ignore[misc]
-    days = f"{day}" if first_day == day else f"{first_day} to {day}"
-    queue = Queue.SIMULATIONS if kind == "nightly" else Queue.REPROCESS
-    return BatchMessage(batch_id, queue, f"run {run_id} · {days} · users {lo}–{hi - 1}")
+    days = f"{row.day}" if row.first_day == row.day else f"{row.first_day} to {row.day}"
+    queue = Queue.SIMULATIONS if row.kind == "nightly" else Queue.REPROCESS
+    return BatchMessage(row.id, queue, f"run {row.run_id} · {days} · users {row.user_lo}–{row.user_hi - 1}")

@@ -135,7 +135,9 @@ def leaders(session: Session, limit: int = 10) -> list[Leader]:
 
 def returns_by_strategy(session: Session, days: Sequence[date]) -> list[StrategyDay]:
     """The mean return of each strategy at the close of each of `days`, by strategy and day. Reads all their rows."""
-    rows = session.execute(_BY_STRATEGY, {"days": list(days)}) if days else []
+    if not days:
+        return []
+    rows = session.execute(_BY_STRATEGY, {"days": list(days)})
     return [StrategyDay(**row._asdict()) for row in rows]
 
 

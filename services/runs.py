@@ -141,8 +141,8 @@ _RUNS_BY_ID = text(_RUNS.format(source="(SELECT * FROM runs WHERE id IN :ids)"))
 _NEWEST_NIGHTLY = text(
     _RUNS.format(
         source="(SELECT * FROM runs WHERE kind = 'nightly' AND status <> 'missed'"
-        " ORDER BY status = 'running' DESC, status = 'planned' DESC, CASE WHEN status = 'planned' THEN day END, day DESC"
-        " LIMIT 1)"
+        " ORDER BY status = 'running' DESC, status = 'planned' DESC, CASE WHEN status = 'planned' THEN day END,"
+        " day DESC LIMIT 1)"
     )
 )
 
@@ -199,9 +199,7 @@ def list_batches(session: Session, run_id: int) -> list[BatchView]:
     if session.scalar(text("SELECT 1 FROM runs WHERE id = :id"), {"id": run_id}) is None:
         raise UsageError(f"there is no run {run_id}: nightshift runs lists them")
     rows = session.execute(text("SELECT * FROM batches WHERE run_id = :id ORDER BY seq"), {"id": run_id})
-    return [
-        BatchView(**_fields(BatchView, row, seconds=_seconds(row.started_at, row.finished_at))) for row in rows
-    ]
+    return [BatchView(**_fields(BatchView, row, seconds=_seconds(row.started_at, row.finished_at))) for row in rows]
 
 
 def list_quarantine(session: Session, limit: int = 100) -> list[QuarantineView]:

@@ -1,7 +1,7 @@
-"""Sample users and simulations: the same seed and prices give the same rows, on every machine and numpy.
+"""Sample users and simulations: the same seed and prices give the same rows, on every machine.
 
-Only raw words of PCG64 are used, whose stream numpy guarantees, and integer arithmetic on them; numpy may change how its
-distributions draw. Everything goes in by COPY in one transaction, in chunks: all or nothing, in bounded memory.
+Only raw words of PCG64 are used, whose stream numpy guarantees, and integer arithmetic on them; how its distributions
+draw, numpy may change. Everything goes in by COPY in one transaction, in chunks: all or nothing, in bounded memory.
 """
 
 from __future__ import annotations
@@ -47,8 +47,14 @@ _COPY_SIMULATIONS = (
     b"COPY simulations (id, user_id, strategy, start_day, initial_cash, params, asset_ids, weights_ppm)"
     b" FROM STDIN (FORMAT BINARY)"
 )
-_FIRST_NAMES = "Ada Ben Cleo Dario Elif Femi Gita Hugo Ines Jonas Kira Luis Mei Nils Olga Pavel Quinn Rosa Sven Tara".split()  # noqa: SIM905
-_LAST_NAMES = "Ash Berg Costa Dahl Evans Frei Gruber Hart Ito Juhl Klein Lund Moss Novak Ortiz Park Reed Stone Tran Wolf".split()  # noqa: SIM905
+_FIRST_NAMES = (
+    "Ada", "Ben", "Cleo", "Dario", "Elif", "Femi", "Gita", "Hugo", "Ines", "Jonas",
+    "Kira", "Luis", "Mei", "Nils", "Olga", "Pavel", "Quinn", "Rosa", "Sven", "Tara",
+)  # fmt: skip
+_LAST_NAMES = (
+    "Ash", "Berg", "Costa", "Dahl", "Evans", "Frei", "Gruber", "Hart", "Ito", "Juhl",
+    "Klein", "Lund", "Moss", "Novak", "Ortiz", "Park", "Reed", "Stone", "Tran", "Wolf",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +155,8 @@ def _universe(
     assets = np.array(rows.all(), dtype=np.int32)
     if not len(assets):
         raise UsageError(
-            f"no asset has a price on {first} or in the {max_stale_days} days before: the prices are of {oldest} to {newest}"
+            f"no asset has a price on {first} or in the {max_stale_days} days before:"
+            f" the prices are of {oldest} to {newest}"
         )
     return first, min(first + timedelta(days=spread), max(newest, first)), assets
 

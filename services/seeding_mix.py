@@ -6,6 +6,7 @@ for each simulation in the same order, so a sample depends on nothing but the se
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -26,7 +27,7 @@ _STRATEGIES = (
     ("buy_and_hold", 25), ("dca", 15), ("rebalance", 25), ("sma_cross", 15), ("momentum", 10), ("mean_reversion", 10),
 )  # fmt: skip
 _SMA_PAIRS = ((5, 20), (10, 30), (20, 50), (50, 200))
-# (fee_buy_ppm, fee_sell_ppm, fee_sell_cap), of 20: mostly a tenth of a percent, some free, some the Grand Exchange's tax.
+# (fee_buy_ppm, fee_sell_ppm, fee_sell_cap), of 20: mostly 0.1 %, some free, some the Grand Exchange's tax.
 _FEES = ((1000, 1000, 0),) * 14 + ((0, 0, 0),) * 3 + ((0, 20_000, 5_000_000 * TICKS),) * 3
 # (stop_loss_ppm, take_profit_ppm), of 20: one in five has one.
 _STOPS = ((0, 0),) * 16 + ((50_000, 0), (100_000, 0), (100_000, 200_000), (0, 150_000))
@@ -104,7 +105,7 @@ def _parameter_tables() -> tuple[Ints, list[Ints], Ints]:
 
     The choices pass the strategy's own model, so that none of them can be malformed.
     """
-    choices: dict[str, list[dict[str, int | str]]] = {
+    choices: dict[str, list[Mapping[str, object]]] = {
         "buy_and_hold": [{}],
         "dca": [{"every_days": every, "amount": instalments} for every, instalments in _DCA],
         "rebalance": [

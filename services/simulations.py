@@ -21,7 +21,7 @@ from models.ticks import to_ticks
 from models.views import simulation_settings
 
 
-def create_simulation(  # noqa: PLR0913 - a simulation is as many things
+def create_simulation(
     session: Session,
     *,
     user_id: int,

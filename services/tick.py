@@ -66,7 +66,9 @@ def tick(engine: Engine, publish: Publisher, *, now: datetime, settings: Setting
     return result
 
 
-def record_run(engine: Engine, name: str, *, now: datetime, result: str | None = None, error: str | None = None) -> None:
+def record_run(
+    engine: Engine, name: str, *, now: datetime, result: str | None = None, error: str | None = None
+) -> None:
     """Write down that a schedule ran, for health and `/scheduler/status`."""
     with session_scope(engine) as session:
         session.execute(

@@ -32,7 +32,7 @@ def _no_settings_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 @pytest.fixture(scope="session", autouse=True)
 def _plain_logs() -> None:
     # structlog's default prints every local variable of a traceback: seconds for a frame of arrays.
-    configure_logging(Settings(_env_file=None, log_format="json"))  # type: ignore[call-arg]
+    configure_logging(Settings(_env_file=None, log_format="json"))
 
 
 @pytest.fixture(scope="session")

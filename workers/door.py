@@ -137,9 +137,13 @@ def _task_refusal(envelope: Envelope) -> Refused | None:
         return Refused(Refusal.MALFORMED, _where(error))
     except (ValueError, RecursionError) as error:  # base64, text and JSON
         return Refused(Refusal.MALFORMED, f"body: {type(error).__name__}")
-    message = MESSAGES.get(headers.task)
+    return _arguments_refusal(headers.task, positional, keywords)
+
+
+def _arguments_refusal(task: str, positional: list[Any], keywords: dict[str, Any]) -> Refused | None:
+    message = MESSAGES.get(task)
     if message is None:
-        return Refused(Refusal.UNKNOWN_TASK, f"task {headers.task[:100]!r}")
+        return Refused(Refusal.UNKNOWN_TASK, f"task {task[:100]!r}")
     if positional:
         return Refused(Refusal.ARGUMENTS, "positional arguments")
     try:

@@ -27,14 +27,15 @@ def strategies() -> dict[int, Strategy]:
     """All strategies by code.
 
     Raises:
-        ValueError: an entry point is no strategy, or takes a code or name that is taken or reserved.
+        TypeError: an entry point is no strategy.
+        ValueError: it takes a code or name that is taken or reserved.
     """
     found: dict[int, Strategy] = {kind.code: kind() for kind in BUILT_IN}
     names = {strategy.name for strategy in found.values()}
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         kind = point.load()
         if not (isinstance(kind, type) and issubclass(kind, Strategy)):
-            raise ValueError(f"entry point {point.value!r} is not a subclass of engine.strategies.base.Strategy")
+            raise TypeError(f"entry point {point.value!r} is not a subclass of engine.strategies.base.Strategy")
         if kind.code in found or kind.name in names or kind.code < _FIRST_FOREIGN_CODE:
             raise ValueError(f"strategy {kind.name!r} of {point.value!r}: its code {kind.code} or name is taken")
         found[kind.code] = kind()

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Le
+from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
 from engine.night import Night
@@ -71,7 +72,7 @@ class Strategy(ABC):
         """bool (n,), parameters that are each within bounds but contradict each other; `own` is int64 (n, P')."""
         return np.zeros(len(own), dtype=np.bool_)
 
-    def malformed(self, params: Ints, param_count: Ints) -> Bools:
+    def malformed(self, params: Ints, param_count: NDArray[np.int16]) -> Bools:
         """bool (n,), `params` int64 (n, P) that the model would refuse."""
         lower, upper = self._bounds
         width = len(lower)
@@ -87,7 +88,7 @@ class Strategy(ABC):
         lower, upper = [], []
         for field in self.Parameters.model_fields.values():
             if isinstance(field.annotation, type) and issubclass(field.annotation, IntEnum):
-                low, high = min(field.annotation), max(field.annotation)
+                low, high = int(min(field.annotation)), int(max(field.annotation))
             else:
                 low, high = -MAX, MAX
             for bound in field.metadata:

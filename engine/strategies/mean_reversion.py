@@ -45,9 +45,8 @@ class MeanReversion(Strategy):
             nothing = np.zeros(night.columns.shape, dtype=np.bool_)
             return enter_and_leave(night, nothing, nothing, ~nothing)
         window, entry, exit_ = (night.params[:, index : index + 1] for index in range(3))
-        scale = np.int64(PPM)
         below = night.market.below_average
-        enough, cheap = below(night.previous_row, night.columns, window, scale, PPM - entry)
-        _, still_below = below(night.previous_row, night.columns, window, scale, PPM - exit_)
+        enough, cheap = below(night.previous_row, night.columns, window, PPM, PPM - entry)
+        _, still_below = below(night.previous_row, night.columns, window, PPM, PPM - exit_)
         cheap &= enough
         return enter_and_leave(night, cheap, enough & ~still_below, ~cheap)

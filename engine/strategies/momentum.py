@@ -31,8 +31,8 @@ class Momentum(Strategy):
     def orders(self, night: Night) -> Ints:
         """Orders to equal parts of the chosen, and to nothing of the rest."""
         orders = night.no_orders()
-        lookback, top, calendar = (night.params[:, index] for index in range(3))
-        period = period_numbers(night.day)[calendar]
+        lookback, top = night.params[:, 0], night.params[:, 1]
+        period = period_numbers(night.day)[night.params[:, 2]]
         due = (period != night.state.strategy_state[:, 0]) & night.any_tradable
         rows = np.flatnonzero(due)
         if len(rows) == 0:

@@ -6,15 +6,18 @@ import threading
 from collections.abc import Iterator
 from datetime import date, timedelta
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
 
 from core.database import make_engine, session_scope
 from core.errors import UsageError
+from engine.market import Market
 from services.batches import Outcome
 from services.completion import finish_runs
 from services.digest import digest_of_day
+from services.market_data import MarketCache
 from services.planning import plan_night
 from services.runs import cancel_run
 from services.tick import tick
@@ -102,25 +105,25 @@ def test_the_ledger_closes_to_the_tick(month: Engine) -> None:
     """From trades and closes alone: every cash, quantity and equity of the month, in Fractions."""
     closes: dict[int, dict[date, int]] = {}
     for asset, day, close in rows(month, "SELECT asset_id, day, close FROM closes WHERE day >= '2022-11-01'"):
-        closes.setdefault(asset, {})[day] = close  # type: ignore[call-overload, index, assignment]
+        closes.setdefault(asset, {})[day] = close
     trades: dict[tuple[object, object], list[tuple[int, int, int, int]]] = {}
     for simulation, day, *fill in rows(
         month, "SELECT simulation_id, day, asset_id, quantity, notional, fee FROM trades ORDER BY asset_id"
     ):
-        trades.setdefault((simulation, day), []).append(tuple(fill))  # type: ignore[arg-type]
-    cash: dict[object, int] = dict(rows(month, "SELECT id, initial_cash FROM simulations"))  # type: ignore[arg-type]
+        trades.setdefault((simulation, day), []).append(tuple(fill))
+    cash: dict[object, int] = dict(rows(month, "SELECT id, initial_cash FROM simulations"))
     held: dict[object, dict[int, int]] = {simulation: {} for simulation in cash}
     query = "SELECT simulation_id, day, cash, equity, asset_ids, quantities FROM portfolio_days ORDER BY day"
     checked = 0
     for simulation, day, stored_cash, equity, assets, quantities in rows(month, query):
         for asset, quantity, notional, fee in trades.get((simulation, day), []):
-            assert notional == round(Fraction(abs(quantity) * closes[asset][day], TICKS))  # type: ignore[index]
+            assert notional == round(Fraction(abs(quantity) * closes[asset][day], TICKS))
             cash[simulation] -= (notional if quantity > 0 else -notional) + fee
             held[simulation][asset] = held[simulation].get(asset, 0) + quantity
         assert cash[simulation] == stored_cash
         assert {a: q for a, q in held[simulation].items() if q} == {
-            a: q for a, q in zip(assets, quantities, strict=True) if q  # type: ignore[call-overload]
-        }  # fmt: skip
+            a: q for a, q in zip(assets, quantities, strict=True) if q
+        }
         worth = sum(
             round(Fraction(quantity * _last_close(closes[asset], day), TICKS))
             for asset, quantity in held[simulation].items()
@@ -138,15 +141,18 @@ def _last_close(closes: dict[date, int], day: object) -> int:
 
 def test_seeded_users_trade_as_often_as_real_ones(month: Engine) -> None:
     per_user_night = "SELECT (SELECT count(*) FROM trades)::float / (SELECT count(*) FROM portfolio_days)"
-    assert scalar(month, per_user_night) >= 0.3  # type: ignore[operator]
+    assert scalar(month, per_user_night) >= 0.3
 
 
 def test_the_leaderboard_holds_the_best_returns(month: Engine) -> None:
-    board = rows(month, "SELECT simulation_id FROM leaderboard_entries WHERE day = :day ORDER BY rank", day=LAST_SAMPLE_DAY)
+    board = rows(
+        month, "SELECT simulation_id FROM leaderboard_entries WHERE day = :day ORDER BY rank", day=LAST_SAMPLE_DAY
+    )
     best = rows(
         month,
         "SELECT p.simulation_id FROM portfolio_days p JOIN simulations s ON s.id = p.simulation_id"
-        " WHERE p.day = :day ORDER BY floor(p.equity * 1000000::numeric / s.initial_cash) DESC, p.simulation_id LIMIT 100",
+        " WHERE p.day = :day"
+        " ORDER BY floor(p.equity * 1000000::numeric / s.initial_cash) DESC, p.simulation_id LIMIT 100",
         day=LAST_SAMPLE_DAY,
     )
     assert board == best
@@ -227,11 +233,12 @@ def test_who_lost_the_claim_meanwhile_commits_nothing(fresh: Engine) -> None:
     night.plan(LAST_SAMPLE_DAY)
     night.publish()
 
-    def claimed_again(days: tuple[int, int]) -> None:
-        change(fresh, "UPDATE batches SET attempts = attempts + 1")
+    class ClaimedAgain(MarketCache):
+        def get(self, *args: Any) -> Market:
+            change(fresh, "UPDATE batches SET attempts = attempts + 1")
+            return super().get(*args)
 
-    market_of = night.worker.markets.get
-    night.worker.markets.get = lambda *a: (claimed_again(a[2]), market_of(*a))[1]  # type: ignore[method-assign, func-returns-value]
+    night.worker.markets = ClaimedAgain(5)
     assert [outcome.outcome for outcome in night.drain()] == [Outcome.NOT_DUE]
     assert scalar(fresh, "SELECT count(*) FROM portfolio_days") == 0
     assert scalar(fresh, "SELECT count(*) FROM trades") == 0
@@ -288,17 +295,22 @@ def test_what_cannot_be_advanced_is_quarantined_with_its_reason(fresh: Engine) -
     change(fresh, "UPDATE simulations SET asset_ids[1] = 4711 WHERE id = 30")
     change(fresh, "INSERT INTO assets (symbol) VALUES ('NEVER')")
     change(fresh, "UPDATE simulations SET asset_ids[1] = (SELECT id FROM assets WHERE symbol = 'NEVER') WHERE id = 40")
-    change(fresh, "UPDATE simulations SET strategy = 1, params = '{0,0,0,0,0}', initial_cash = 9223372036854775807 WHERE id = 50")
+    change(
+        fresh,
+        "UPDATE simulations SET strategy = 1, params = '{0,0,0,0,0}', initial_cash = 9223372036854775807 WHERE id = 50",
+    )
     change(fresh, "UPDATE closes SET close = 1 WHERE asset_id = (SELECT asset_ids[1] FROM simulations WHERE id = 50)")
     night = Night(fresh, settings(400))
     night.run(FIRST_NIGHT + timedelta(days=25))
     night.run(FIRST_NIGHT + timedelta(days=26))
-    found = dict(rows(fresh, "SELECT simulation_id, reason FROM quarantine WHERE simulation_id IN (10, 20, 30, 40, 50)"))  # type: ignore[arg-type]
+    found = dict(
+        rows(fresh, "SELECT simulation_id, reason FROM quarantine WHERE simulation_id IN (10, 20, 30, 40, 50)")
+    )
     assert found == {10: "malformed", 20: "malformed", 30: "unknown_asset", 40: "no_close", 50: "overflow"}
     assert "NEVER: " in str(scalar(fresh, "SELECT detail FROM quarantine WHERE simulation_id = 40"))
     assert scalar(fresh, "SELECT count(*) FROM portfolio_days WHERE simulation_id IN (10, 20, 30, 40, 50)") == 0
     last_day = "SELECT count(*) FROM portfolio_days WHERE day = :day"
-    healthy = USERS - scalar(fresh, "SELECT count(*) FROM quarantine")  # type: ignore[operator]
+    healthy = USERS - scalar(fresh, "SELECT count(*) FROM quarantine")
     assert scalar(fresh, last_day, day=FIRST_NIGHT + timedelta(days=26)) == healthy
     assert scalar(fresh, "SELECT status FROM runs LIMIT 1") == "done"
 
@@ -313,7 +325,7 @@ def test_an_asset_without_closes_for_too_long_stops_its_simulations_only(fresh: 
     last = "SELECT max(day) FROM portfolio_days p JOIN simulations s ON s.id = simulation_id WHERE 1 = ANY(s.asset_ids)"
     assert scalar(fresh, last) == delisted + timedelta(days=5)
     others = "SELECT count(*) FROM portfolio_days p WHERE day = :day"
-    assert scalar(fresh, others, day=LAST_SAMPLE_DAY) == USERS - scalar(fresh, owners)  # type: ignore[operator]
+    assert scalar(fresh, others, day=LAST_SAMPLE_DAY) == USERS - scalar(fresh, owners)
 
 
 def test_a_night_without_users_or_prices(engine: Engine) -> None:

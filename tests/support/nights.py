@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine, text
 
@@ -49,7 +50,12 @@ class Night:
 
     def __post_init__(self) -> None:
         self.worker = BatchWorker(
-            self.engine, self.settings, self.queue, lambda: self.now, self.name, MarketCache(self.settings.max_stale_days)
+            self.engine,
+            self.settings,
+            self.queue,
+            lambda: self.now,
+            self.name,
+            MarketCache(self.settings.max_stale_days),
         )
 
     def plan(self, through: date, *, each: bool = False) -> list[int]:
@@ -79,7 +85,7 @@ class Night:
 
 def settings(batch_users: int = 5000, **changes: object) -> Settings:
     """Settings that no shell and no `.env` has a part in."""
-    return Settings(_env_file=None, batch_users=batch_users, **changes)  # type: ignore[call-arg, arg-type]
+    return Settings(_env_file=None, batch_users=batch_users, **changes)  # type: ignore[arg-type]
 
 
 def import_samples(engine: Engine) -> None:
@@ -94,13 +100,13 @@ def sample_world(engine: Engine, users: int, *, start: date = FIRST_NIGHT, sprea
     seed(engine, users=users, seed_number=7, start=start, spread_days=spread_days)
 
 
-def scalar(engine: Engine, statement: str, **values: object) -> object:
+def scalar(engine: Engine, statement: str, **values: object) -> Any:
     """The first column of the first row."""
     with engine.connect() as connection:
         return connection.execute(text(statement), values).scalar_one()
 
 
-def rows(engine: Engine, statement: str, **values: object) -> list[tuple[object, ...]]:
+def rows(engine: Engine, statement: str, **values: object) -> list[tuple[Any, ...]]:
     """All rows."""
     with engine.connect() as connection:
         return [tuple(row) for row in connection.execute(text(statement), values)]

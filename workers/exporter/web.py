@@ -29,7 +29,7 @@ def make_web(
     clock: Callable[[], datetime],
     settings: Settings,
 ) -> Starlette:
-    """The application. Its pages are plain functions, which Starlette runs in threads, because they wait for servers."""
+    """The application. Its pages are plain functions, which Starlette runs in threads: they wait for servers."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NightshiftCollector(engine, redis_url, clock, settings))
 

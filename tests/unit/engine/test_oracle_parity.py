@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,28 @@ def test_four_thousand_simulations_of_all_magnitudes() -> None:
     last = [outcome for outcome in ours[-1].values() if isinstance(outcome, Portfolio)]
     assert sum(bool(row.trades) for row in last) > 500
     assert sum(outcome == Quarantined("OVERFLOW", 0) for night in ours for outcome in night.values()) > 500
+
+
+def test_money_near_the_largest_int64() -> None:
+    """Notional and fee each fit, but not their sum: the purchase shrinks, it does not wrap."""
+    moneys, fees = (2**61, 2**62 - 1, 2**62, 2**62 + 1, MAX - 1, MAX), (0, 1, 999_999, M)
+    rows = [
+        make(strategy, (buy, sell, 0, 0, 0, *own), initial_cash=cash, asset_ids=(asset, 4), weights=(first, M - first))
+        for strategy, own in ((1, ()), (2, (1, MAX)), (3, (1, 0)), (5, (1, 1, 1)))
+        for buy, sell, cash in product(fees, fees, moneys)
+        for asset in (1, 2, 3)
+        for first in (M, M // 2)
+    ]
+    first, second, third = days = range(FIRST_DAY, FIRST_DAY + 3)
+    of_asset = {
+        1: {first: 2 * T, second: 3 * T, third: 3 * T + 1},
+        2: {first: MAX, second: MAX - 1, third: 2**62},
+        3: {first: T, second: T + 1, third: T - 1},
+        4: {first: T, second: T, third: 5 * T},
+    }
+    ours = engine_nights(rows, market(of_asset, FIRST_DAY, days[-1]), days)
+    same(ours, oracle_nights(rows, Prices(of_asset), days), rows, days)
+    assert sum(isinstance(outcome, Portfolio) for outcome in ours[-1].values()) > 500
 
 
 @pytest.mark.parametrize(

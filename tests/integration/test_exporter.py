@@ -1,0 +1,208 @@
+"""The exporter's pages against real servers: what is true is shown, what cannot be known is absent, nothing leaks."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Engine, text
+from starlette.testclient import TestClient
+
+from core.database import make_engine
+from core.queues import Queue
+from core.settings import Settings
+from services.partitions import ensure_ahead
+from services.queue_state import count_dropped, queue_key
+from services.tick import record_run
+from tests.support.polling import wait_until
+from workers.app import make_app
+from workers.door import Refusal
+from workers.exporter.web import make_web
+
+NOW = datetime(2024, 3, 5, 12, tzinfo=UTC)
+AWAY = "127.0.0.1:1"
+Samples = dict[tuple[str, tuple[str, ...]], float]
+Client = Callable[..., TestClient]
+
+
+@pytest.fixture
+def web(engine: Engine, redis_url: str) -> Iterator[Client]:
+    """Makes a client of the pages; `engine`, `redis_url` and the workers that answer may be others."""
+    engines: list[Engine] = []
+
+    def make(
+        *, database: str | None = None, broker: str | None = None, workers: Sequence[str] = ("simulations@here",)
+    ) -> TestClient:
+        if database is not None:
+            engines.append(make_engine(database))
+        app = make_web(
+            engines[-1] if database else engine, broker or redis_url, lambda: workers, clock=lambda: NOW,
+            settings=Settings(),
+        )  # fmt: skip
+        return TestClient(app)
+
+    yield make
+    for other in engines:
+        other.dispose()
+
+
+def scrape(client: TestClient) -> Samples:
+    """What `/metrics` says: (name, label values) to value."""
+    response = client.get("/metrics")
+    assert response.status_code == 200
+    families = list(text_string_to_metric_families(response.text))
+    assert families
+    assert all(family.documentation for family in families)
+    if promtool := shutil.which("promtool"):
+        check = subprocess.run(
+            [promtool, "check", "metrics"], input=response.text, capture_output=True, text=True, check=False
+        )
+        assert (check.returncode, check.stderr) == (0, "")
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value for family in families for sample in family.samples
+    }
+
+
+def fill(engine: Engine) -> None:
+    """A finished night, one at work, a close, a tick, a quarantined user."""
+    with engine.begin() as connection:
+        for statement in (
+            "INSERT INTO runs (kind, first_day, day, status, scope, requested_by, batch_users, users)"
+            " VALUES ('nightly', '2024-03-03', '2024-03-03', 'done', '{}', 'beat', 10, 20),"
+            " ('nightly', '2024-03-04', '2024-03-04', 'running', '{}', 'beat', 10, 25),"
+            " ('nightly', '2024-02-01', '2024-02-01', 'missed', '{}', 'beat', 10, 0)",
+            "INSERT INTO batches (run_id, seq, user_lo, user_hi, users, status)"
+            " SELECT id, seq, 1 + seq * 10, 11 + seq * 10, 10, CASE WHEN day = '2024-03-03' OR seq = 0 THEN 'done'"
+            " ELSE 'queued' END FROM runs, generate_series(0, 1) AS seq WHERE day > '2024-03-01'",
+            "INSERT INTO assets (symbol) VALUES ('A')",
+            "INSERT INTO closes (day, asset_id, close, source) VALUES ('2024-03-04', 1, 100, 'test')",
+            "INSERT INTO quarantine (user_id, simulation_id, day, reason, detail)"
+            " VALUES (7, 70, '2024-03-03', 'NO_CLOSE', ''), (7, 71, '2024-03-03', 'NO_CLOSE', '')",
+        ):
+            connection.execute(text(statement))
+    record_run(engine, "tick", now=NOW - timedelta(seconds=5), result="nothing to do")
+
+
+def test_metrics_of_a_system_at_work(web: Client, engine: Engine, redis_url: str) -> None:
+    fill(engine)
+    with redis.Redis.from_url(redis_url) as client:
+        client.lpush(queue_key(Queue.SIMULATIONS), "a", "b")
+        client.lpush(queue_key(Queue.SIMULATIONS, priority=6), "c")
+        client.hset("nightshift:unacked", "tag", '[{"body": "x"}, "", "reprocess"]')
+        for _ in range(3):
+            count_dropped(client, Refusal.NOT_JSON)
+    samples = scrape(web())
+    expected = {
+        ("nightshift_runs", ("nightly", "done")): 1,
+        ("nightshift_runs", ("nightly", "running")): 1,
+        ("nightshift_runs", ("nightly", "missed")): 1,
+        ("nightshift_runs", ("reprocess", "failed")): 0,
+        ("nightshift_batches", ("done",)): 1,
+        ("nightshift_batches", ("queued",)): 1,
+        ("nightshift_users_planned", ()): 25,
+        ("nightshift_users_done", ()): 10,
+        ("nightshift_users_quarantined", ()): 1,
+        ("nightshift_queue_length", ("simulations",)): 3,
+        ("nightshift_queue_length", ("reprocess",)): 0,
+        ("nightshift_unacked", ("reprocess",)): 1,
+        ("nightshift_unacked", ("simulations",)): 0,
+        ("nightshift_messages_dropped_total", ("not_json",)): 3,
+        ("nightshift_messages_dropped_total", ("oversized",)): 0,
+        # The 4th of March ended twelve hours ago.
+        ("nightshift_price_age_seconds", ()): 12 * 3600,
+        ("nightshift_beat_last_tick_timestamp_seconds", ()): (NOW - timedelta(seconds=5)).timestamp(),
+        ("nightshift_source_up", ("database",)): 1,
+        ("nightshift_source_up", ("redis",)): 1,
+    }
+    assert {key: samples.get(key) for key in expected} == expected
+
+
+def test_what_cannot_be_known_is_absent_and_not_zero(web: Client) -> None:
+    # Nothing has happened yet: there is no night, no close and no tick to speak of.
+    names = {name for name, _ in scrape(web())}
+    assert "nightshift_runs" in names
+    assert not names & {
+        "nightshift_users_planned", "nightshift_price_age_seconds", "nightshift_beat_last_tick_timestamp_seconds"
+    }  # fmt: skip
+
+    without_redis = scrape(web(broker=f"redis://:hidden-word@{AWAY}/0"))
+    assert ("nightshift_source_up", ("database",)) in without_redis
+    assert not {key for key in without_redis if "queue" in key[0] or "unacked" in key[0] or "redis" in key[1]}
+
+    without_database = scrape(web(database=f"postgresql://user:hidden-word@{AWAY}/none"))
+    assert ("nightshift_source_up", ("redis",)) in without_database
+    assert not {key for key in without_database if "runs" in key[0] or "users" in key[0] or "database" in key[1]}
+
+
+def checks(response: httpx.Response) -> dict[str, bool]:
+    """The checks of `/health/deep`, by name."""
+    found: list[dict[str, Any]] = response.json()["checks"]
+    assert all(check["detail"] and check["seconds"] >= 0 for check in found)
+    return {check["name"]: check["ok"] for check in found}
+
+
+def test_deep_health_names_what_is_ill(web: Client, engine: Engine) -> None:
+    assert web().get("/health").status_code == 200
+    new = web(workers=()).get("/health/deep")
+    assert new.status_code == 503
+    assert checks(new) == {"database": True, "redis": True, "workers": False, "beat": False, "prices": False}
+
+    fill(engine)
+    well = web().get("/health/deep")
+    assert well.status_code == 200, well.text
+    assert all(checks(well).values())
+
+    record_run(engine, "tick", now=NOW - timedelta(minutes=5))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE closes SET day = '2024-02-27'"))
+    late = web().get("/health/deep")
+    assert checks(late) == {"database": True, "redis": True, "workers": True, "beat": False, "prices": False}
+
+    away = web(database=f"postgresql://user:hidden-word@{AWAY}/none", broker=f"redis://:hidden-word@{AWAY}/0")
+    nothing = away.get("/health/deep")
+    assert nothing.status_code == 503
+    assert checks(nothing) == {"database": False, "redis": False, "workers": True, "beat": False, "prices": False}
+    status = away.get("/scheduler/status")
+    assert status.status_code == 503
+    for page in (nothing.text, status.text, away.get("/metrics").text):
+        assert "hidden-word" not in page
+        assert AWAY not in page
+
+
+def test_scheduler_status_says_when_each_schedule_ran_and_runs(web: Client, engine: Engine) -> None:
+    fill(engine)
+    made = ensure_ahead(engine, now=NOW)
+    assert "portfolio_days_20240312" in made
+    assert "trades_202405" in made
+    assert ensure_ahead(engine, now=NOW) == []
+    page = web().get("/scheduler/status").json()
+    schedules = {schedule.pop("name"): schedule for schedule in page["schedules"]}
+    assert set(schedules) == {"nightly", "tick", "ensure_partitions"}
+    assert schedules["nightly"]["result"].endswith("of 2024-03-04: running")
+    assert schedules["nightly"]["next_run"] == "2024-03-06T00:01:00+00:00"
+    assert schedules["tick"]["last_run"] == "2024-03-05T11:59:55+00:00"
+    assert schedules["tick"]["next_run"] == "2024-03-05T12:00:05+00:00"
+    assert schedules["tick"]["result"] == "nothing to do"
+    assert schedules["ensure_partitions"]["result"] == "0 made"
+    assert schedules["ensure_partitions"]["next_run"] == "2024-03-05T13:00:00+00:00"
+
+
+def test_a_message_that_a_worker_holds_is_counted_as_kombu_writes_it(web: Client, redis_url: str) -> None:
+    app = make_app(Settings(), redis_url)
+    app.send_task("maintenance.ensure_partitions")
+    with app.connection_for_read() as connection:
+        held: list[object] = []
+        with app.amqp.TaskConsumer(connection, on_message=held.append, queues=[app.amqp.queues["maintenance"]]):
+            connection.drain_events(timeout=10)
+            samples = wait_until(lambda: scrape(web()), what="a scrape")
+            assert held
+            assert samples["nightshift_unacked", ("maintenance",)] == 1
+            assert samples["nightshift_queue_length", ("maintenance",)] == 0
+    app.close()
