@@ -26,9 +26,8 @@ def print_results(runs: Sequence[RunView], best: Sequence[Leader], histories: Se
     print_table(_LEADER_COLUMNS, _leader_rows(best), title="Leaderboard")
     if histories:
         first = histories[0]
-        title = (
-            f"Simulation {first.settings['simulation_id']}, {first.settings['strategy']}, {len(first.trades)} trades"
-        )
+        count = f"{len(first.trades)} trade{'' if len(first.trades) == 1 else 's'}"
+        title = f"Simulation {first.settings['simulation_id']}, {first.settings['strategy']}, {count}"
         print_table(_HISTORY_COLUMNS, _history_rows(first)[-_SHOWN_DAYS:], title=title)
 
 

@@ -40,8 +40,8 @@ def import_(
         print_json(summary)
     else:
         note(
-            f"{summary.rows:,} rows: {summary.inserted:,} new, {summary.updated:,} changed, {summary.unchanged:,} known,"
-            f" {len(summary.rejected):,} rejected; {summary.new_symbols} new symbols"
+            f"{summary.rows:,} rows: {summary.inserted:,} new, {summary.updated:,} changed,"
+            f" {summary.unchanged:,} known, {len(summary.rejected):,} rejected; {summary.new_symbols} new symbols"
         )
     if summary.rejected and len(summary.rejected) == summary.rows:
         raise typer.Exit(1)

@@ -110,8 +110,10 @@ def batches(run: Annotated[int, typer.Argument(help="The run's id.")], json: Jso
     print_table(
         ["batch>", "users", "status", "attempts>", "seconds>", "rows>", "trades>", "quarantined>", "worker", "error"],
         [
-            [str(b.id), f"{b.user_lo}–{b.user_hi - 1}", b.status, b.attempts, b.seconds, b.rows, b.trades,
-             b.quarantined,              b.worker, b.error]
+            [
+                str(b.id), f"{b.user_lo}–{b.user_hi - 1}", b.status, b.attempts, b.seconds, b.rows, b.trades,
+                b.quarantined, b.worker, b.error,
+            ]
             for b in found
         ],
     )  # fmt: skip

@@ -6,12 +6,13 @@ modules of tasks/, and its signals are answered in signals.py.
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from typing import Any
 
 from celery import Celery
 
-from core.errors import ServerUnreachableError
+from core.errors import NightshiftError, ServerUnreachableError
 from core.settings import Settings, get_settings
 from workers import signals, transport
 from workers.celery_settings import celery_settings
@@ -63,5 +64,10 @@ def environment_app() -> Celery:
 def __getattr__(name: str) -> Any:
     # Made when asked for: importing this module must not need a server.
     if name in ("app", "celery"):
-        return environment_app()
+        try:
+            return environment_app()
+        except NightshiftError as error:
+            # The celery command would print a traceback in the middle of its usage.
+            sys.stderr.write(f"nightshift: {error}\n")
+            raise SystemExit(error.exit_code) from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

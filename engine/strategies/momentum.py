@@ -43,13 +43,14 @@ class Momentum(Strategy):
         if night.previous_row < 0:
             score = np.full(tradable.shape, -1, dtype=np.int64)
         else:
-            enough, score = night.market.momentum(night.previous_row, night.columns[rows], lookback[rows, None])
+            columns, window = night.columns[rows], lookback[rows].reshape(-1, 1)
+            enough, score = night.market.momentum(night.previous_row, columns, window)
             score[~(enough & tradable)] = -1
         # The rank of each slot: a stable sort of the negated scores puts the lower slot first among equals.
         best = np.argsort(-score, axis=1, kind="stable")
         rank = np.empty_like(best)
         np.put_along_axis(rank, best, np.arange(score.shape[1])[None, :], axis=1)
-        chosen = (score >= 0) & (rank < top[rows, None])
+        chosen = (score >= 0) & (rank < top[rows].reshape(-1, 1))
 
         value = night.no_orders()
         value[rows] = np.where(chosen, (night.equity[rows] // top[rows])[:, None], 0)

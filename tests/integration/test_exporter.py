@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, text
-from starlette.testclient import TestClient
+from starlette.applications import Starlette
 
 from core.database import make_engine
 from core.queues import Queue
@@ -29,31 +30,49 @@ from workers.exporter.web import make_web
 NOW = datetime(2024, 3, 5, 12, tzinfo=UTC)
 AWAY = "127.0.0.1:1"
 Samples = dict[tuple[str, tuple[str, ...]], float]
-Client = Callable[..., TestClient]
+
+
+class Client:
+    """Asks the pages without a port."""
+
+    def __init__(self, web: Starlette) -> None:
+        self._web = web
+
+    def get(self, path: str) -> httpx.Response:
+        """The answer of one page."""
+
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(self._web), base_url="http://pages") as client:
+                return await client.get(path)
+
+        return asyncio.run(ask())
+
+
+MakeClient = Callable[..., Client]
 
 
 @pytest.fixture
-def web(engine: Engine, redis_url: str) -> Iterator[Client]:
+def web(engine: Engine, redis_url: str) -> Iterator[MakeClient]:
     """Makes a client of the pages; `engine`, `redis_url` and the workers that answer may be others."""
     engines: list[Engine] = []
 
     def make(
         *, database: str | None = None, broker: str | None = None, workers: Sequence[str] = ("simulations@here",)
-    ) -> TestClient:
+    ) -> Client:
         if database is not None:
             engines.append(make_engine(database))
         app = make_web(
             engines[-1] if database else engine, broker or redis_url, lambda: workers, clock=lambda: NOW,
             settings=Settings(),
         )  # fmt: skip
-        return TestClient(app)
+        return Client(app)
 
     yield make
     for other in engines:
         other.dispose()
 
 
-def scrape(client: TestClient) -> Samples:
+def scrape(client: Client) -> Samples:
     """What `/metrics` says: (name, label values) to value."""
     response = client.get("/metrics")
     assert response.status_code == 200
@@ -70,27 +89,31 @@ def scrape(client: TestClient) -> Samples:
     }
 
 
+_NIGHTS = """
+    INSERT INTO runs (kind, first_day, day, status, scope, requested_by, batch_users, users) VALUES
+        ('nightly', '2024-03-03', '2024-03-03', 'done', '{}', 'beat', 10, 20),
+        ('nightly', '2024-03-04', '2024-03-04', 'running', '{}', 'beat', 10, 25),
+        ('nightly', '2024-02-01', '2024-02-01', 'missed', '{}', 'beat', 10, 0);
+    INSERT INTO batches (run_id, seq, user_lo, user_hi, users, status)
+        SELECT id, seq, 1 + seq * 10, 11 + seq * 10, 10,
+            CASE WHEN day = '2024-03-03' OR seq = 0 THEN 'done' ELSE 'queued' END
+        FROM runs, generate_series(0, 1) AS seq WHERE day > '2024-03-01';
+    INSERT INTO assets (symbol) VALUES ('A');
+    INSERT INTO closes (day, asset_id, close, source) VALUES ('2024-03-04', 1, 100, 'test');
+    INSERT INTO quarantine (user_id, simulation_id, day, reason, detail) VALUES
+        (7, 70, '2024-03-03', 'NO_CLOSE', ''), (7, 71, '2024-03-03', 'NO_CLOSE', '')
+"""
+
+
 def fill(engine: Engine) -> None:
     """A finished night, one at work, a close, a tick, a quarantined user."""
     with engine.begin() as connection:
-        for statement in (
-            "INSERT INTO runs (kind, first_day, day, status, scope, requested_by, batch_users, users)"
-            " VALUES ('nightly', '2024-03-03', '2024-03-03', 'done', '{}', 'beat', 10, 20),"
-            " ('nightly', '2024-03-04', '2024-03-04', 'running', '{}', 'beat', 10, 25),"
-            " ('nightly', '2024-02-01', '2024-02-01', 'missed', '{}', 'beat', 10, 0)",
-            "INSERT INTO batches (run_id, seq, user_lo, user_hi, users, status)"
-            " SELECT id, seq, 1 + seq * 10, 11 + seq * 10, 10, CASE WHEN day = '2024-03-03' OR seq = 0 THEN 'done'"
-            " ELSE 'queued' END FROM runs, generate_series(0, 1) AS seq WHERE day > '2024-03-01'",
-            "INSERT INTO assets (symbol) VALUES ('A')",
-            "INSERT INTO closes (day, asset_id, close, source) VALUES ('2024-03-04', 1, 100, 'test')",
-            "INSERT INTO quarantine (user_id, simulation_id, day, reason, detail)"
-            " VALUES (7, 70, '2024-03-03', 'NO_CLOSE', ''), (7, 71, '2024-03-03', 'NO_CLOSE', '')",
-        ):
+        for statement in _NIGHTS.split(";"):
             connection.execute(text(statement))
     record_run(engine, "tick", now=NOW - timedelta(seconds=5), result="nothing to do")
 
 
-def test_metrics_of_a_system_at_work(web: Client, engine: Engine, redis_url: str) -> None:
+def test_metrics_of_a_system_at_work(web: MakeClient, engine: Engine, redis_url: str) -> None:
     fill(engine)
     with redis.Redis.from_url(redis_url) as client:
         client.lpush(queue_key(Queue.SIMULATIONS), "a", "b")
@@ -124,7 +147,7 @@ def test_metrics_of_a_system_at_work(web: Client, engine: Engine, redis_url: str
     assert {key: samples.get(key) for key in expected} == expected
 
 
-def test_what_cannot_be_known_is_absent_and_not_zero(web: Client) -> None:
+def test_what_cannot_be_known_is_absent_and_not_zero(web: MakeClient) -> None:
     # Nothing has happened yet: there is no night, no close and no tick to speak of.
     names = {name for name, _ in scrape(web())}
     assert "nightshift_runs" in names
@@ -148,7 +171,7 @@ def checks(response: httpx.Response) -> dict[str, bool]:
     return {check["name"]: check["ok"] for check in found}
 
 
-def test_deep_health_names_what_is_ill(web: Client, engine: Engine) -> None:
+def test_deep_health_names_what_is_ill(web: MakeClient, engine: Engine) -> None:
     assert web().get("/health").status_code == 200
     new = web(workers=()).get("/health/deep")
     assert new.status_code == 503
@@ -176,7 +199,7 @@ def test_deep_health_names_what_is_ill(web: Client, engine: Engine) -> None:
         assert AWAY not in page
 
 
-def test_scheduler_status_says_when_each_schedule_ran_and_runs(web: Client, engine: Engine) -> None:
+def test_scheduler_status_says_when_each_schedule_ran_and_runs(web: MakeClient, engine: Engine) -> None:
     fill(engine)
     made = ensure_ahead(engine, now=NOW)
     assert "portfolio_days_20240312" in made
@@ -194,7 +217,7 @@ def test_scheduler_status_says_when_each_schedule_ran_and_runs(web: Client, engi
     assert schedules["ensure_partitions"]["next_run"] == "2024-03-05T13:00:00+00:00"
 
 
-def test_a_message_that_a_worker_holds_is_counted_as_kombu_writes_it(web: Client, redis_url: str) -> None:
+def test_a_message_that_a_worker_holds_is_counted_as_kombu_writes_it(web: MakeClient, redis_url: str) -> None:
     app = make_app(Settings(), redis_url)
     app.send_task("maintenance.ensure_partitions")
     with app.connection_for_read() as connection:

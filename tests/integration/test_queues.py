@@ -12,9 +12,10 @@ from sqlalchemy import Engine, text
 
 from core.queues import Queue
 from core.settings import Settings
+from schedules.beat import TICK
 from services.publishing import BatchMessage
 from services.queue_state import dropped, queue_key, queue_lengths, unacked
-from tasks.messages import SIMULATE, TICK
+from tasks.messages import SIMULATE
 from tests.support.polling import wait_until
 from workers.app import make_app
 from workers.door import Refusal, refusal

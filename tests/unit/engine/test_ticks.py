@@ -57,7 +57,7 @@ def check(rows: list[tuple[int, int, int]]) -> None:
         assert function(a, b, c).tolist() == result.tolist()
 
 
-@bounded(1000)
+@bounded(500)
 @given(st.lists(triples, min_size=1, max_size=30))
 def test_equals_integers(rows: list[tuple[int, int, int]]) -> None:
     check(rows)

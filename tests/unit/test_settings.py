@@ -1,0 +1,89 @@
+"""Settings, logging and errors: what is refused, and what never shows."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from core.errors import UsageError
+from core.log import configure_logging, get_logger, log_context, mask_secrets
+from core.settings import Settings, get_settings, settings_table
+from tests.support.nights import ROOT, settings
+
+CANARY = "hunter2-canary"
+
+
+def test_the_page_of_settings_is_that_of_the_class() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert rows == [f"| {name} | {default} | {meaning} |" for name, default, meaning in settings_table()]
+    assert all(meaning for _, _, meaning in settings_table())
+
+
+def test_an_unknown_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTSHIFT_BATCH_USRES", "10")
+    with pytest.raises(UsageError, match="unknown setting NIGHTSHIFT_BATCH_USRES"):
+        get_settings()
+
+
+def test_a_malformed_value_is_one_line_without_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTSHIFT_BATCH_USERS", CANARY)
+    with pytest.raises(UsageError, match="NIGHTSHIFT_BATCH_USERS") as caught:
+        get_settings()
+    assert "\n" not in str(caught.value)
+    assert CANARY not in str(caught.value)
+
+
+def test_an_unknown_line_in_the_env_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("NIGHTSHIFT_WROKERS=3\n", encoding="utf-8")
+    with pytest.raises(ValidationError):
+        Settings(_env_file=tmp_path / ".env")
+
+
+def test_time_limits_are_in_order() -> None:
+    with pytest.raises(ValidationError, match="visibility_timeout"):
+        settings(hard_time_limit=1000)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        settings().workers = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"postgresql://user:{CANARY}@host/db",
+        f"redis://:{CANARY}@host:6379/0",
+        f"connection failed: host=a password={CANARY} user=b",
+        f"password = '{CANARY} with \\' quote' host=a",
+    ],
+)
+def test_passwords_in_text_are_masked(text: str) -> None:
+    assert CANARY not in mask_secrets(text)
+    assert mask_secrets("postgresql://host/db") == "postgresql://host/db"
+
+
+def test_a_line_carries_its_context_and_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(settings(log_format="json"))
+    log = get_logger("test")
+    with log_context(run=3, batch=4, attempt=1, worker="w@1"):
+        log.info(
+            "hello",
+            url=f"redis://:{CANARY}@h",
+            password=CANARY,
+            nested={"api_key": CANARY, "n": [f"password={CANARY}"]},
+        )
+        log.error("failed", exc_info=ConnectionError(f"postgresql://u:{CANARY}@h/db is away"))
+        logging.getLogger("elsewhere").warning("to %s", f"redis://:{CANARY}@h")
+    written = capsys.readouterr().err
+    first = json.loads(written.splitlines()[0])
+    assert {key: first[key] for key in ("event", "run", "batch", "attempt", "worker", "level")} == {
+        "event": "hello", "run": 3, "batch": 4, "attempt": 1, "worker": "w@1", "level": "info",
+    }  # fmt: skip
+    assert CANARY not in written
+    assert len(written.splitlines()) == 3
