@@ -89,7 +89,7 @@ class _Headers(BaseModel):
     timelimit: tuple[_Seconds, _Seconds] = Field(default=(None, None), strict=False)
     argsrepr: str = ""
     kwargsrepr: str = ""
-    ignore_result: bool = True
+    ignore_result: bool | None = None
     replaced_task_nesting: int = 0
     stamped_headers: None = None
     stamps: dict[str, Any] = Field(default_factory=dict, max_length=0)

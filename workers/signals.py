@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
@@ -13,6 +14,9 @@ from workers import process
 if TYPE_CHECKING:
     from celery import Celery
 
+# They say of every message that it came and that it went; our tasks say what they did.
+_CHATTY = ("celery.worker.strategy", "celery.app.trace")
+
 
 def connect(app: Celery, settings: Settings, database_url: str) -> None:
     """Answer the signals for `app`. Signals belong to the process: once in each."""
@@ -20,6 +24,8 @@ def connect(app: Celery, settings: Settings, database_url: str) -> None:
     def set_up_logging(**_: Any) -> None:
         # That somebody answers this signal keeps Celery's hands off logging.
         configure_logging(settings)
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
     def open_process(**_: Any) -> None:
         process.open_process(app, settings, database_url)

@@ -40,12 +40,11 @@ class Momentum(Strategy):
         night.state.strategy_state[rows, 0] = period[rows]
 
         tradable = night.tradable[rows]
-        if night.previous_row < 0:
-            score = np.full(tradable.shape, -1, dtype=np.int64)
-        else:
+        score: Ints = np.full(tradable.shape, -1, dtype=np.int64)
+        if night.previous_row >= 0:
             columns, window = night.columns[rows], lookback[rows].reshape(-1, 1)
             enough, score = night.market.momentum(night.previous_row, columns, window)
-            score[~(enough & tradable)] = -1
+            score = np.where(enough & tradable, score, -1)
         # The rank of each slot: a stable sort of the negated scores puts the lower slot first among equals.
         best = np.argsort(-score, axis=1, kind="stable")
         rank = np.empty_like(best)

@@ -26,10 +26,12 @@ ROOT = Path(__file__).parents[2]
 
 OWNER = """
 import json, os, sys, time
+from core.log import configure_logging
 from core.settings import get_settings
 from workers.app import environment_urls
 from workers.stack import Stack
 settings = get_settings()
+configure_logging(settings)
 stack = Stack(settings, environment_urls(settings), workers=1, flower=False)
 stack.start()
 print(json.dumps(stack.processes), flush=True)

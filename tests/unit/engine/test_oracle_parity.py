@@ -195,6 +195,18 @@ def test_an_equity_of_the_largest_int64_fits_and_one_tick_more_does_not(
         assert isinstance(nights[1][0], Portfolio) == fits
 
 
+def test_an_equity_that_only_the_purchase_rounds_beyond_int64() -> None:
+    """5 ticks at a half are worth 2, twice; 10 are worth 5: a purchase without a fee may make a tick of equity."""
+    rows = [make(2, (0, 0, 0, 0, 0, 1, 2), 1, initial_cash=cash, weights=(M,)) for cash in (MAX - 1, MAX)]
+    days = range(FIRST_DAY, FIRST_DAY + 2)
+    of_asset = {1: dict.fromkeys(days, T // 2)}
+    nights = engine_nights(rows, market(of_asset, FIRST_DAY, days[-1]), days)
+    same(nights, oracle_nights(rows, Prices(of_asset), days), rows, days)
+    fits, beyond = nights[1][0], nights[1][1]
+    assert isinstance(fits, Portfolio)
+    assert (fits.equity, beyond) == (MAX, Quarantined("OVERFLOW", 0))
+
+
 def test_no_simulations_at_all() -> None:
     nothing = frame([])
     prices = market({1: {FIRST_DAY: T}}, FIRST_DAY, FIRST_DAY)
