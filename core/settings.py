@@ -44,7 +44,8 @@ class Settings(BaseSettings):
     workers: int = Field(2, ge=1, le=256, description="Pool processes of the simulations worker in `nightshift up`.")
     batch_users: int = Field(5000, ge=1, le=1_000_000, description="Users in a batch.")
     max_stale_days: int = Field(5, ge=0, le=365, description="A last close older than this values nothing.")
-    max_attempts: int = Field(3, ge=1, description="Attempts at a batch before it is failed.")
+    max_attempts: int = Field(2, ge=1, description="Attempts at a batch before it is divided to find who breaks it.")
+    max_poison_users: int = Field(100, ge=0, description="Users that a run may find so; beyond it, batches fail.")
     overdue_seconds: float = Field(
         20.0, gt=0, description="A published batch that nobody claimed or holds for this long is published again."
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.ticks import MAX, Bools, Ints, mul_div_floor
+from engine.ticks import Bools, Ints, mul_div_floor
 
 NEVER = np.iinfo(np.int32).max
 _LIMB = 32
@@ -148,7 +148,7 @@ class Market:
         enough = count > lookback
         earlier = self.compact[np.where(enough, count - 1 - lookback, 0), columns]
         score = mul_div_floor(self.last[row, columns], scale, np.maximum(earlier, 1))
-        return enough, np.where(enough, np.minimum(score, MAX), 0)
+        return enough, np.where(enough, score, 0)
 
     def _window(self, count: NDArray[np.int32], columns: NDArray[np.intp], length: Ints) -> tuple[Ints, Ints]:
         """Upper and lower limb sums of the last `length` closes (length <= count)."""

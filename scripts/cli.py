@@ -87,16 +87,15 @@ def open_engine(url: str) -> Engine:
     """`core.database.make_engine` of the command line; UsageError if `url` is no PostgreSQL URL."""
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-    from core.database import make_engine
+    from core.database import make_engine, sqlalchemy_url
 
     wrong = UsageError("NIGHTSHIFT_DATABASE_URL is not a URL like postgresql://user:password@host:5432/nightshift")
+    if not sqlalchemy_url(url).startswith("postgresql"):
+        raise wrong
     try:
-        engine = make_engine(url, application="nightshift-cli")
+        return make_engine(url, application="nightshift-cli")
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError):
         raise wrong from None
-    if engine.dialect.name != "postgresql":
-        raise wrong
-    return engine
 
 
 def migrate_fresh(engine: Engine) -> None:
@@ -111,22 +110,13 @@ def migrate_fresh(engine: Engine) -> None:
 
 def check_redis(url: str) -> None:
     """Raise ServerUnreachableError, in one line, unless Redis answers; UsageError if `url` is no Redis URL."""
-    import redis
-
-    from core.errors import ServerUnreachableError
-    from core.log import mask_secrets
+    from services.queue_state import redis_client
 
     try:
-        client = redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5)
+        with redis_client(url) as client:
+            client.ping()
     except ValueError:
         raise UsageError("NIGHTSHIFT_REDIS_URL is not a URL like redis://:password@host:6379/0") from None
-    with client:
-        try:
-            client.ping()
-        except redis.RedisError as error:
-            raise ServerUnreachableError(
-                f"Redis is out of reach: {mask_secrets(str(error))} (NIGHTSHIFT_REDIS_URL)"
-            ) from None
 
 
 def answering_workers(servers: Servers) -> list[str]:

@@ -37,9 +37,12 @@ _debug: list[bool] = []
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        typer.echo(f"nightshift {version('nightshift')}")
+        try:
+            typer.echo(f"nightshift {version('nightshift')}")
+        except PackageNotFoundError:
+            typer.echo("nightshift, run from its sources")
         raise typer.Exit
 
 

@@ -8,6 +8,7 @@ newest; a worker that dies leaves a batch that is `running` without a lease, whi
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,12 +28,15 @@ from services.advance import BatchWork, Totals, advance_users
 from services.completion import finish_runs
 from services.locks import Connection, lock_granules, try_lock_batch, unlock_batch
 from services.market_data import MarketCache
+from services.poison import REASON_ERROR, REASON_WORKER_LOST, Suspect, allowed_attempts, divide
 from services.publishing import Publisher
 from services.quarantine import quarantine
 from services.relay import publish_planned
-from services.retry import GiveUp, decide_retry
+from services.retry import Decision, decide_retry
 
 log = get_logger(__name__)
+
+_MAX_DETAIL = 500
 
 
 class Outcome(StrEnum):
@@ -42,6 +46,7 @@ class Outcome(StrEnum):
     TAKEN = "taken"
     NOT_DUE = "not_due"
     RETRIED = "retried"
+    DIVIDED = "divided"
     FAILED = "failed"
 
 
@@ -69,6 +74,8 @@ class Claim:
     user_hi: int
     users: int
     attempts: int
+    parent_id: int | None
+    exhausted: bool
 
 
 @dataclass(slots=True)
@@ -89,16 +96,21 @@ class BatchWorker:
                 log.info("batch is taken", batch=batch_id)
                 return BatchOutcome(Outcome.TAKEN)
             try:
-                claim = _claim(connection, batch_id, self.name, self.clock())
+                claim = _claim(connection, batch_id, self.name, self.clock(), self.settings.max_attempts)
                 if claim is None:
                     log.info("batch is done, cancelled or not due", batch=batch_id)
                     return BatchOutcome(Outcome.NOT_DUE)
                 with log_context(run=claim.run_id, batch=claim.id, attempt=claim.attempts, worker=self.name):
-                    outcome = self._attempt(connection, claim)
+                    if claim.exhausted:
+                        detail = f"the worker died or hung {claim.attempts} times on this batch"
+                        outcome = self._divide(connection, claim, REASON_WORKER_LOST, detail)
+                    else:
+                        outcome = self._attempt(connection, claim)
             finally:
                 if not connection.closed:
                     unlock_batch(connection, batch_id)
-        if finish_runs(self.engine, now=self.clock()):
+        divided = outcome.outcome is Outcome.DIVIDED
+        if finish_runs(self.engine, now=self.clock()) or divided:
             publish_planned(self.engine, self.publish, now=self.clock())
         return outcome
 
@@ -137,25 +149,37 @@ class BatchWorker:
             ensure_month_partitions(connection, "trades", days)
 
     def _recover(self, connection: Connection, claim: Claim, error: Exception) -> BatchOutcome:
-        decision = decide_retry(error, claim.attempts)
-        reason = mask_secrets(f"{type(error).__name__}: {error}".strip().splitlines()[0])
-        if isinstance(decision, GiveUp):
-            log.warning("batch given up", error=reason)
+        retry = decide_retry(error, claim.attempts)
+        detail = mask_secrets(f"{type(error).__name__}: {error}".strip().splitlines()[0])[:_MAX_DETAIL]
+        log.error("batch attempt failed", decision=retry.decision, error=detail, exc_info=error)
+        if retry.decision is Decision.FORGET or connection.closed:
+            # Without a session there is no lease; the reconciler finds the batch abandoned.
             return BatchOutcome(Outcome.NOT_DUE)
-        final = decision.counts and claim.attempts >= self.settings.max_attempts
-        log.error("batch failed" if final else "batch will be retried", error=reason, exc_info=error)
-        if not connection.closed:
-            values = {
-                "status": "failed" if final else "planned",
-                "error": reason,
-                "not_before": self.clock() + decision.delay,
-                "finished_at": self.clock() if final else None,
-                "refund": 0 if decision.counts else 1,
-                "id": claim.id,
-                "attempts": claim.attempts,
-            }
-            connection.execute(_GIVE_BACK, values)
-        return BatchOutcome(Outcome.FAILED if final else Outcome.RETRIED)
+        allowed = allowed_attempts(planned=claim.parent_id is None, users=claim.users, settings=self.settings)
+        suspected = retry.decision is Decision.SUSPECT
+        if retry.decision is Decision.DIVIDE or (suspected and claim.attempts >= allowed):
+            return self._divide(connection, claim, REASON_ERROR, detail)
+        failed = retry.decision is Decision.FAIL
+        # Up to half as long again, so that batches that failed together do not come back together.
+        delay = retry.delay * (1 + random.random() / 2)  # noqa: S311 - no secret depends on it
+        values = {
+            "status": "failed" if failed else "planned",
+            "error": detail,
+            "not_before": self.clock() + delay,
+            "finished_at": self.clock() if failed else None,
+            "refund": 1 if retry.decision is Decision.RETRY else 0,
+            "id": claim.id,
+            "attempts": claim.attempts,
+        }
+        connection.execute(_GIVE_BACK, values)
+        return BatchOutcome(Outcome.FAILED if failed else Outcome.RETRIED)
+
+    def _divide(self, connection: Connection, claim: Claim, reason: str, detail: str) -> BatchOutcome:
+        suspect = Suspect(claim.id, claim.run_id, claim.day, claim.user_lo, claim.user_hi, claim.attempts)
+        status = divide(connection, suspect, reason=reason, detail=detail, now=self.clock(), settings=self.settings)
+        log.warning("batch divided", status=status, reason=reason, users=claim.users)
+        outcomes = {"split": Outcome.DIVIDED, "failed": Outcome.FAILED, "done": Outcome.DONE}
+        return BatchOutcome(outcomes.get(status, Outcome.NOT_DUE), quarantined=1 if status == "done" else 0)
 
 
 @contextmanager
@@ -169,20 +193,30 @@ def _leased(engine: Engine) -> Iterator[Connection]:
             raise
 
 
+# An exhausted batch is not claimed again: it comes back with `exhausted` set and its attempts as they were.
 _CLAIM = """
+WITH candidate AS (
+    SELECT b.id, b.attempts >= CASE WHEN b.parent_id IS NULL OR b.users = 1 THEN %(allowed)s ELSE 1 END AS exhausted
+    FROM batches b JOIN runs r ON r.id = b.run_id
+    WHERE b.id = %(id)s AND b.status IN ('planned', 'queued', 'running')
+      AND r.status = 'running' AND NOT r.cancel_requested
+    FOR UPDATE OF b
+)
 UPDATE batches b
-SET status = 'running', attempts = b.attempts + 1, worker = %(worker)s, started_at = %(now)s, error = NULL
-FROM runs r
-WHERE b.id = %(id)s AND r.id = b.run_id AND b.status IN ('planned', 'queued', 'running')
-  AND r.status = 'running' AND NOT r.cancel_requested
-RETURNING b.id, b.run_id, r.kind, r.first_day, r.day, b.user_lo, b.user_hi, b.users, b.attempts
+SET status = 'running', attempts = b.attempts + CASE WHEN c.exhausted THEN 0 ELSE 1 END, worker = %(worker)s,
+    started_at = %(now)s
+FROM candidate c, runs r
+WHERE b.id = c.id AND r.id = b.run_id
+RETURNING b.id, b.run_id, r.kind, r.first_day, r.day, b.user_lo, b.user_hi, b.users, b.attempts, b.parent_id,
+    c.exhausted
 """
 
 
-def _claim(connection: Connection, batch_id: int, worker: str, now: datetime) -> Claim | None:
+def _claim(connection: Connection, batch_id: int, worker: str, now: datetime, allowed: int) -> Claim | None:
     """Count the attempt, in a commit of its own: a worker that dies must not look as if it had never tried."""
+    values = {"id": batch_id, "worker": worker, "now": now, "allowed": allowed}
     with connection.cursor(row_factory=class_row(Claim)) as cursor:
-        return cursor.execute(_CLAIM, {"id": batch_id, "worker": worker, "now": now}).fetchone()
+        return cursor.execute(_CLAIM, values).fetchone()
 
 
 _GIVE_BACK = """

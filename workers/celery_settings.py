@@ -18,8 +18,8 @@ from services.queue_state import KEY_PREFIX, PRIORITY_STEPS
 from tasks.messages import MESSAGES
 
 PUBLISH_BATCH = 500
-# KiB, of the peak resident size: about twice what a worker needs for batches of some thousand users.
-MAX_MEMORY_PER_CHILD = 1_048_576
+# KiB of a pool process' peak, generously: 117,000 for small batches, 2.6 more for each user of a batch.
+_BASE_KIB, _USER_KIB = 200_000, 4
 
 
 def celery_settings(settings: Settings, redis_url: str) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def celery_settings(settings: Settings, redis_url: str) -> dict[str, Any]:
         **_connection(),
         **_queues(),
         **_format(),
-        **_worker(),
+        **_worker(settings),
         "beat_schedule": {
             schedule.name: {
                 "task": schedule.task,
@@ -124,7 +124,7 @@ def _format() -> dict[str, Any]:
     }
 
 
-def _worker() -> dict[str, Any]:
+def _worker(settings: Settings) -> dict[str, Any]:
     return {
         # Flower lives on these.
         "worker_send_task_events": True,
@@ -132,7 +132,8 @@ def _worker() -> dict[str, Any]:
         # A deploy requeues what is unfinished instead of leaving it to the visibility timeout.
         "worker_soft_shutdown_timeout": 60,
         "worker_enable_soft_shutdown_on_idle": True,
-        "worker_max_memory_per_child": MAX_MEMORY_PER_CHILD,
+        # KiB; Celery compares the peak, which only grows. Twice of it, so that only a leak is met.
+        "worker_max_memory_per_child": 2 * (_BASE_KIB + _USER_KIB * settings.batch_users),
         # A child imports numpy before it answers; on a busy machine that takes more than the default 4 s.
         "worker_proc_alive_timeout": 60,
         # structlog is configured once (workers/signals.py), and stdout is not for logs.

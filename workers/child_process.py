@@ -33,16 +33,22 @@ class ChildProcess:
     log: Path
     lifeline: int
     _child: subprocess.Popen[bytes] | None = None
+    _group_killed: bool = False
 
     @property
     def pid(self) -> int | None:
         """The process id while it runs, else None."""
-        return self._child.pid if self._child is not None and self._child.poll() is None else None
+        return self._child.pid if self._child is not None and self.exit_code is None else None
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended; None while it runs, and before it was started."""
-        return None if self._child is None else self._child.poll()
+        """How it ended; None while it runs, and before it was started. What it left running is ended when we notice."""
+        if self._child is None:
+            return None
+        code = self._child.poll()
+        if code is not None:
+            self._kill_group()
+        return code
 
     def start(self) -> None:
         """Start it; what an earlier start of it left running is ended first."""
@@ -50,6 +56,7 @@ class ChildProcess:
         if self.log.exists() and self.log.stat().st_size > _LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
         command = [sys.executable, "-m", "workers.lifeline", *self.module_arguments]
+        self._group_killed = False
         with self.log.open("ab") as log, signals_held():
             self._child = subprocess.Popen(
                 command,
@@ -68,23 +75,26 @@ class ChildProcess:
 
     def wait(self, seconds: float) -> bool:
         """Whether it ended within `seconds`."""
-        if self._child is None:
-            return True
-        try:
-            self._child.wait(max(seconds, 0))
-        except subprocess.TimeoutExpired:
-            return False
+        if self._child is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(max(seconds, 0))
+            return self.exit_code is not None
         return True
 
     def kill(self) -> None:
         """End it and every process of its group at once; nothing of it is left."""
-        if self._child is None:
-            return
-        # A group outlives its leader as long as it has members, and its number is not given to another before.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._child.pid, signal.SIGKILL)
-        self._child.wait()
-        self._child = None
+        if self._child is not None:
+            self._kill_group()
+            self._child.wait()
+            self._child = None
+
+    def _kill_group(self) -> None:
+        # Once only, and at once: later the group's number may belong to somebody else.
+        if not self._group_killed:
+            self._group_killed = True
+            assert self._child is not None  # noqa: S101 - a group has a leader
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child.pid, signal.SIGKILL)
 
     def last_log_line(self) -> str:
         """The last thing that it said, without secrets."""

@@ -244,20 +244,71 @@ def test_who_lost_the_claim_meanwhile_commits_nothing(fresh: Engine) -> None:
     assert scalar(fresh, "SELECT count(*) FROM trades") == 0
 
 
-def test_a_batch_that_keeps_failing_is_failed_and_the_others_are_done(fresh: Engine) -> None:
-    night = Night(fresh, settings(500, max_attempts=2))
+def test_the_user_who_breaks_a_batch_is_found_and_everybody_else_is_done(fresh: Engine) -> None:
+    night = Night(fresh, settings(500))
     night.plan(LAST_SAMPLE_DAY)
     night.publish()
     execute(_url(fresh), "ALTER TABLE portfolio_days_20221228 ADD CONSTRAINT no CHECK (user_id <> 700)")
-    for _ in range(4):
-        night.drain()
-        night.now += timedelta(minutes=2)
-        night.publish()
-    statuses = "SELECT status, attempts FROM batches ORDER BY seq"
-    assert rows(fresh, statuses) == [("done", 1), ("failed", 2), ("done", 1)]
-    assert scalar(fresh, "SELECT status FROM runs") == "failed"
-    assert "CheckViolation" in str(scalar(fresh, "SELECT error FROM batches WHERE status = 'failed'"))
+    night.drain()
+    found = rows(fresh, "SELECT user_id, simulation_id, reason FROM quarantine WHERE detail LIKE '%CheckViolation%'")
+    assert found == [(700, None, "error")]
+    assert scalar(fresh, "SELECT count(*) FROM portfolio_days WHERE day = :day", day=LAST_SAMPLE_DAY) == USERS - 1
+    assert scalar(fresh, "SELECT status FROM runs") == "done"
     assert scalar(fresh, "SELECT count(*) FROM outbox WHERE kind = 'run_finished'") == 1
+    night.run(LAST_SAMPLE_DAY)
+    assert scalar(fresh, "SELECT count(*) FROM batches WHERE status NOT IN ('done', 'split')") == 0
+
+
+def test_a_fault_of_the_system_blames_nobody(fresh: Engine) -> None:
+    night = Night(fresh, settings(500))
+    night.plan(LAST_SAMPLE_DAY)
+    night.publish()
+    execute(_url(fresh), "ALTER TABLE trades_202212 RENAME TO gone")
+    outcomes = [outcome.outcome for outcome in night.drain()]
+    assert outcomes == [Outcome.FAILED] * 3
+    assert scalar(fresh, "SELECT count(*) FROM quarantine") == 0
+    assert scalar(fresh, "SELECT count(*) FROM portfolio_days") == 0
+    assert scalar(fresh, "SELECT status FROM runs") == "failed"
+    assert "UndefinedTable" in str(scalar(fresh, "SELECT min(error) FROM batches"))
+
+
+def test_a_run_in_which_everybody_is_poison_fails_instead_of_blaming_everybody(fresh: Engine) -> None:
+    night = Night(fresh, settings(50, max_poison_users=3))
+    change(fresh, "DELETE FROM simulations WHERE user_id > 40")
+    night.plan(LAST_SAMPLE_DAY)
+    night.publish()
+    execute(_url(fresh), "ALTER TABLE portfolio_days_20221228 ADD CONSTRAINT no CHECK (false)")
+    night.drain()
+    assert scalar(fresh, "SELECT count(*) FROM quarantine") == 3
+    assert scalar(fresh, "SELECT status FROM runs") == "failed"
+
+
+def test_a_batch_on_which_workers_keep_dying_is_divided(fresh: Engine) -> None:
+    """Each death leaves the batch running without a lease, as a killed process does."""
+    night = Night(fresh, settings(500))
+    change(fresh, "DELETE FROM simulations WHERE user_id > 8")
+    night.plan(LAST_SAMPLE_DAY)
+    night.publish()
+    poisonous = 3
+    deaths = 0
+    while night.queue.messages:
+        batch = night.queue.messages.pop(0).batch_id
+        inside = "SELECT count(*) FROM batches WHERE id = :id AND user_lo <= :user AND user_hi > :user"
+        exhausted = (
+            "SELECT attempts >= CASE WHEN parent_id IS NULL OR users = 1 THEN 2 ELSE 1 END FROM batches WHERE id = :id"
+        )
+        if scalar(fresh, inside, id=batch, user=poisonous) and not scalar(fresh, exhausted, id=batch):
+            change(fresh, "UPDATE batches SET status = 'running', attempts = attempts + 1 WHERE id = :id", id=batch)
+            change(fresh, "UPDATE batches SET started_at = :now WHERE id = :id", id=batch, now=night.now)
+            deaths += 1
+            night.now += timedelta(seconds=30)
+            tick(fresh, night.queue, now=night.now, settings=night.settings)
+        else:
+            night.worker.advance(batch)
+    assert rows(fresh, "SELECT user_id, simulation_id, reason FROM quarantine") == [(poisonous, None, "worker_lost")]
+    assert deaths == 2 + 1 + 1 + 2
+    assert scalar(fresh, "SELECT count(DISTINCT user_id) FROM portfolio_days") == 7
+    assert scalar(fresh, "SELECT status FROM runs WHERE day = :day", day=LAST_SAMPLE_DAY) == "done"
 
 
 def test_a_cancelled_run_leaves_whole_batches(fresh: Engine) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from core.settings import get_settings
 from scripts.main import call
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +52,8 @@ class Shell:
     def __call__(self, *arguments: object) -> Outcome:
         """One command line, whatever it comes to."""
         self._capture.readouterr()
+        # A process of its own would read its settings anew.
+        get_settings.cache_clear()
         with _own_logging():
             code = call([str(argument) for argument in arguments])
         out, err = self._capture.readouterr()

@@ -119,7 +119,7 @@ def test_debug_shows_the_traceback(shell: Shell, home: Path) -> None:
 
 def test_help_and_version_need_nothing_and_load_nothing_heavy(shell: Shell, home: Path) -> None:
     assert "quarantine" in shell.ok("--help").out
-    assert shell.ok("--version").out.startswith("nightshift ")
+    assert shell.ok("--version").out.startswith("nightshift")
     heavy = "{'sqlalchemy', 'numpy', 'celery', 'matplotlib', 'redis', 'pydantic'} & set(sys.modules)"
     code = f"import sys; import scripts.main; sys.exit(str({heavy}) if {heavy} else 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

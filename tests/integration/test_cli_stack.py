@@ -1,0 +1,139 @@
+"""Commands that bring their own servers and workers, as processes: a bare machine, `up`, the demo."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.cli import ROOT, command, environment, run_process
+from tests.support.polling import wait_until
+
+SAMPLES = ROOT / "samples" / "us_stocks_daily.csv.gz"
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    # Another system user runs PostgreSQL where the tests run as root: it has to reach the home.
+    tmp_path.chmod(0o755)
+    return environment(tmp_path / "home", flower_port=0, exporter_port=0, batch_users=100)
+
+
+def _processes(home: Path) -> list[psutil.Process]:
+    """Whoever has the home in its command line or environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("NIGHTSHIFT_HOME", "").startswith(str(home)) or str(home) in " ".join(
+                process.cmdline()
+            ):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@contextmanager
+def _started(env: dict[str, str], log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command in the background; what it says goes to `log`. It is ended in any case."""
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command(*arguments), env=env, cwd=log.parent, stdout=stream, stderr=stream)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(90)
+
+
+def _wait_for_line(process: subprocess.Popen[bytes], log: Path, words: str) -> str:
+    def found() -> str:
+        text = log.read_text()
+        assert process.poll() is None, text
+        return next((line for line in text.splitlines() if words in line), "")
+
+    return wait_until(found, seconds=120, what=f"{words!r} in the output")
+
+
+def test_seed_and_run_wait_work_on_a_bare_machine(env: dict[str, str], tmp_path: Path) -> None:
+    assert "made its tables" in run_process(env, "prices", "import", SAMPLES).err
+    assert run_process(env, "seed", "--users", 250, "--start", "2022-12-05").code == 0
+    done = run_process(env, "run", "--through", "2022-12-06", "--each", "--wait", "--json")
+    assert done.code == 0, done.err
+    assert [(run["status"], run["users_done"], run["batches"]) for run in done.json["runs"]] == [("done", 250, 3)] * 2
+    assert sum(run["trades"] for run in done.json["runs"]) > 0
+
+    again = run_process(env, "run", "--day", "2022-12-06", "--wait", "--json")
+    assert (again.code, again.json["planned"]) == (0, False)
+    assert "done already: nothing changed" in again.err
+    assert again.json["runs"] == done.json["runs"][1:]
+
+    digest = run_process(env, "db", "digest", "--json").json
+    assert digest == {"day": "2022-12-06", "digest": again.json["runs"][0]["digest"], "rows": 250}
+    for kind, number in (("simulation", 1), ("run", again.json["runs"][0]["id"])):
+        page = tmp_path / f"{kind}.html"
+        assert run_process(env, "report", f"--{kind}", number, "--out", page).code == 0
+        html = page.read_text()
+        assert html.count("data:image/svg+xml;base64,") == 2
+        assert "http://" not in html
+    assert _processes(tmp_path / "home") == []
+
+
+def test_up_serves_until_it_is_told_to_stop(env: dict[str, str], tmp_path: Path) -> None:
+    log = tmp_path / "up.log"
+    with _started(env, log, "up", "--workers", "1") as process:
+        _wait_for_line(process, log, "Ctrl-C stops")
+        second = run_process(env, "up")
+        assert (second.code, "runs in" in second.line) == (1, True)
+        assert run_process(env, "prices", "import", SAMPLES).code == 0
+        assert run_process(env, "seed", "--users", 150, "--start", "2022-12-05").code == 0
+        done = run_process(env, "run", "--day", "2022-12-05", "--wait", "--json")
+        assert (done.code, done.json["runs"][0]["status"]) == (0, "done"), done.err
+        status = run_process(env, "status", "--json").json
+        assert len(status["workers"]) == 2
+        health = wait_until(lambda: _health(env, "beat"), what="beat's first tick")
+        assert {check["name"] for check in health if not check["ok"]} == {"prices"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(90) == 0
+    assert _processes(tmp_path / "home") == []
+
+
+def _health(env: dict[str, str], name: str) -> list[dict[str, object]]:
+    """All checks, once `name` is well."""
+    checks: list[dict[str, object]] = json.loads(run_process(env, "health", "--json").out)["checks"]
+    return checks if any(check["ok"] for check in checks if check["name"] == name) else []
+
+
+def test_the_demo_runs_once_and_its_clock_is_that_of_the_samples(env: dict[str, str], tmp_path: Path) -> None:
+    first = run_process({**env, "DEMO_EXIT": "1"}, "demo", "--users", 300)
+    assert first.code == 0, first.err
+    assert "nights: 30" in first.err
+    assert "Leaderboard" in first.out
+    assert (tmp_path / "home" / "demo" / "report.html").read_text().count("data:image/svg+xml;base64,") == 4
+    assert _processes(tmp_path / "home") == []
+
+    log = tmp_path / "demo.log"
+    with _started(env, log, "demo", "--users", "300") as process:
+        _wait_for_line(process, log, "Ctrl-C stops")
+        text = log.read_text()
+        assert "300 from an earlier start" in text
+        assert "all done in an earlier start" in text
+        assert first.out in text
+        health = _wait_for_line(process, log, "/health/deep").split()[1]
+        wait_until(lambda: httpx.get(health, timeout=10).status_code == 200, what="a healthy demo")
+        words = _wait_for_line(process, log, "elsewhere:").split()[1:3]
+        elsewhere = {**env, **dict(word.split("=", 1) for word in words)}
+        status = run_process(elsewhere, "status", "--json").json
+        assert status["now"].startswith(str(date(2022, 12, 28) + timedelta(days=1)))
+        assert (status["night"]["day"], status["night"]["status"]) == ("2022-12-28", "done")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(90) == 0
+    assert _processes(tmp_path / "home") == []
