@@ -11,6 +11,7 @@ from datetime import datetime
 from sqlalchemy import Engine, text
 
 from core.database import session_scope
+from core.log import mask_secrets
 from core.settings import Settings
 from services.completion import finish_runs
 from services.locks import TICK_LOCK
@@ -46,7 +47,7 @@ class TickResult:
 
 
 def tick(engine: Engine, publish: Publisher, *, now: datetime, settings: Settings) -> TickResult:
-    """Do all that is due at `now`.
+    """Do all that is due at `now`, and write down how it went.
 
     Raises:
         PublishError: Redis did not take the messages; what was planned stays planned for the next tick.
@@ -54,16 +55,24 @@ def tick(engine: Engine, publish: Publisher, *, now: datetime, settings: Setting
     with engine.connect() as holder, holder.begin():
         if not holder.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": TICK_LOCK}).scalar_one():
             return TickResult(ran=False)
-        with session_scope(engine) as session:
-            planned = plan_due(session, now=now, settings=settings)
-        put_back = reconcile(engine, now=now, settings=settings)
-        finished = finish_runs(engine, now=now)
-        published = publish_planned(engine, publish, now=now)
-        # A run whose users are all quarantined has no batch to end it.
-        finished += finish_runs(engine, now=now)
-    result = TickResult(True, len(planned), published, put_back.abandoned, put_back.lost, len(finished))
+        try:
+            result = _tick(engine, publish, now, settings)
+        except Exception as error:
+            record_run(engine, "tick", now=now, error=mask_secrets(f"{type(error).__name__}: {error}"))
+            raise
     record_run(engine, "tick", now=now, result=result.summary())
     return result
+
+
+def _tick(engine: Engine, publish: Publisher, now: datetime, settings: Settings) -> TickResult:
+    with session_scope(engine) as session:
+        planned = plan_due(session, now=now, settings=settings)
+    put_back = reconcile(engine, now=now, settings=settings)
+    finished = finish_runs(engine, now=now)
+    published = publish_planned(engine, publish, now=now)
+    # A run without any batch is started by the relay and ends at once.
+    finished += finish_runs(engine, now=now)
+    return TickResult(True, len(planned), published, put_back.abandoned, put_back.lost, len(finished))
 
 
 def record_run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -14,8 +13,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.cli import ROOT, command, environment, run_process
+from tests.support.cli import ROOT, Shell, command, environment, run_process
 from tests.support.polling import wait_until
+from workers.embedded import EmbeddedServers
 
 SAMPLES = ROOT / "samples" / "us_stocks_daily.csv.gz"
 
@@ -25,6 +25,14 @@ def env(tmp_path: Path) -> dict[str, str]:
     # Another system user runs PostgreSQL where the tests run as root: it has to reach the home.
     tmp_path.chmod(0o755)
     return environment(tmp_path / "home", flower_port=0, exporter_port=0, batch_users=100)
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, env: dict[str, str]) -> Shell:
+    """Works with the servers that run in the same home."""
+    monkeypatch.setenv("NIGHTSHIFT_HOME", env["NIGHTSHIFT_HOME"])
+    monkeypatch.setenv("NIGHTSHIFT_BATCH_USERS", env["NIGHTSHIFT_BATCH_USERS"])
+    return Shell(capsys)
 
 
 def _processes(home: Path) -> list[psutil.Process]:
@@ -63,52 +71,53 @@ def _wait_for_line(process: subprocess.Popen[bytes], log: Path, words: str) -> s
     return wait_until(found, seconds=120, what=f"{words!r} in the output")
 
 
-def test_seed_and_run_wait_work_on_a_bare_machine(env: dict[str, str], tmp_path: Path) -> None:
+def test_seed_and_run_wait_work_on_a_bare_machine(env: dict[str, str], shell: Shell, tmp_path: Path) -> None:
     assert "made its tables" in run_process(env, "prices", "import", SAMPLES).err
     assert run_process(env, "seed", "--users", 250, "--start", "2022-12-05").code == 0
     done = run_process(env, "run", "--through", "2022-12-06", "--each", "--wait", "--json")
     assert done.code == 0, done.err
     assert [(run["status"], run["users_done"], run["batches"]) for run in done.json["runs"]] == [("done", 250, 3)] * 2
     assert sum(run["trades"] for run in done.json["runs"]) > 0
-
-    again = run_process(env, "run", "--day", "2022-12-06", "--wait", "--json")
-    assert (again.code, again.json["planned"]) == (0, False)
-    assert "done already: nothing changed" in again.err
-    assert again.json["runs"] == done.json["runs"][1:]
-
-    digest = run_process(env, "db", "digest", "--json").json
-    assert digest == {"day": "2022-12-06", "digest": again.json["runs"][0]["digest"], "rows": 250}
-    for kind, number in (("simulation", 1), ("run", again.json["runs"][0]["id"])):
-        page = tmp_path / f"{kind}.html"
-        assert run_process(env, "report", f"--{kind}", number, "--out", page).code == 0
-        html = page.read_text()
-        assert html.count("data:image/svg+xml;base64,") == 2
-        assert "http://" not in html
     assert _processes(tmp_path / "home") == []
 
+    with EmbeddedServers(tmp_path / "home"):
+        again = shell.ok("run", "--day", "2022-12-06", "--wait", "--json")
+        assert not again.json["planned"]
+        assert "done already: nothing changed" in again.err
+        assert again.json["runs"] == done.json["runs"][1:]
+        run = again.json["runs"][0]
+        digest = shell.ok("db", "digest", "--json").json
+        assert digest == {"day": "2022-12-06", "digest": run["digest"], "rows": 250}
+        assert shell.ok("runs", run["id"], "--json").json == run
+        assert [batch["rows"] for batch in shell.ok("batches", run["id"], "--json").json] == [100, 100, 50]
+        for kind, number in (("simulation", 1), ("run", run["id"])):
+            page = tmp_path / f"{kind}.html"
+            shell.ok("report", f"--{kind}", number, "--out", page)
+            html = page.read_text()
+            assert html.count("data:image/svg+xml;base64,") == 2
+            assert "http://" not in html
 
-def test_up_serves_until_it_is_told_to_stop(env: dict[str, str], tmp_path: Path) -> None:
+
+def test_up_serves_until_it_is_told_to_stop(env: dict[str, str], shell: Shell, tmp_path: Path) -> None:
     log = tmp_path / "up.log"
     with _started(env, log, "up", "--workers", "1") as process:
         _wait_for_line(process, log, "Ctrl-C stops")
-        second = run_process(env, "up")
-        assert (second.code, "runs in" in second.line) == (1, True)
-        assert run_process(env, "prices", "import", SAMPLES).code == 0
-        assert run_process(env, "seed", "--users", 150, "--start", "2022-12-05").code == 0
-        done = run_process(env, "run", "--day", "2022-12-05", "--wait", "--json")
-        assert (done.code, done.json["runs"][0]["status"]) == (0, "done"), done.err
-        status = run_process(env, "status", "--json").json
-        assert len(status["workers"]) == 2
-        health = wait_until(lambda: _health(env, "beat"), what="beat's first tick")
+        assert "a stack runs in" in shell.refused("up", code=1)
+        shell.ok("prices", "import", SAMPLES)
+        shell.ok("seed", "--users", 150, "--start", "2022-12-05")
+        (run,) = shell.ok("run", "--day", "2022-12-05", "--wait", "--json").json["runs"]
+        assert (run["status"], run["users_done"]) == ("done", 150)
+        assert len(shell.ok("status", "--json").json["workers"]) == 2
+        health = wait_until(lambda: _health(shell, "beat"), what="beat's first tick")
         assert {check["name"] for check in health if not check["ok"]} == {"prices"}
         process.send_signal(signal.SIGTERM)
         assert process.wait(90) == 0
     assert _processes(tmp_path / "home") == []
 
 
-def _health(env: dict[str, str], name: str) -> list[dict[str, object]]:
+def _health(shell: Shell, name: str) -> list[dict[str, object]]:
     """All checks, once `name` is well."""
-    checks: list[dict[str, object]] = json.loads(run_process(env, "health", "--json").out)["checks"]
+    checks: list[dict[str, object]] = shell("health", "--json").json["checks"]
     return checks if any(check["ok"] for check in checks if check["name"] == name) else []
 
 

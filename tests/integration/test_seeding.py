@@ -115,8 +115,9 @@ def test_every_simulation_is_well_formed_and_the_mix_is_realistic(market: Engine
 
 def test_they_trade_enough_to_be_worth_a_night(market: Engine) -> None:
     with market.connect() as connection:
-        closes = np.array(connection.execute(text("SELECT asset_id, day, close FROM closes ORDER BY 1, 2")).all())
-        assets = np.unique(closes[:, 0]).astype(np.int32)
+        rows = connection.execute(text("SELECT asset_id, day, close FROM closes ORDER BY 1, 2")).all()
+    closes = np.array(rows, dtype=object)
+    assets = np.unique(closes[:, 0]).astype(np.int32)
     first, last = day_number(LAST) - 29, day_number(LAST)
     days = np.array([day_number(day) for day in closes[:, 1]], dtype=np.int32)
     columns = (closes[:, 0].astype(np.int32), days, closes[:, 2].astype(np.int64))
