@@ -1,8 +1,8 @@
 """Work that somebody asks for again.
 
 Quarantined simulations go back to work: their entries are cleared and a run is planned that brings their users from the
-day they were left out to the newest night, in the transaction that clears them. Whoever is still at fault is quarantined
-anew; whoever has all rows already is left alone.
+day they were left out to the newest night, in the transaction that clears them. Whoever is still at fault is
+quarantined anew; whoever has all rows already is left alone.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def retry_quarantined(
     if not cleared:
         return None
     owners = sorted({row.user_id for row in cleared})
-    first = min(min(row.day for row in cleared), newest)
+    first = min(*(row.day for row in cleared), newest)
     days = [first + timedelta(days=offset) for offset in range((newest - first).days + 1)]
     ensure_day_partitions(session.connection(), days)
     ensure_month_partitions(session.connection(), "trades", days)

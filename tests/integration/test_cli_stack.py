@@ -24,7 +24,7 @@ SAMPLES = ROOT / "samples" / "us_stocks_daily.csv.gz"
 def env(tmp_path: Path) -> dict[str, str]:
     # Another system user runs PostgreSQL where the tests run as root: it has to reach the home.
     tmp_path.chmod(0o755)
-    return environment(tmp_path / "home", flower_port=0, exporter_port=0, batch_users=100)
+    return environment(tmp_path / "home", flower_port=0, exporter_port=0, batch_users=100, tick_seconds=2)
 
 
 @pytest.fixture
