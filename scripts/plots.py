@@ -29,7 +29,7 @@ def line_plot(series: Series, *, ylabel: str, percent: bool = False) -> str:
     axes.set_ylabel(ylabel)
     axes.grid(visible=True, alpha=0.3)
     if len(series) > 1:
-        axes.legend(fontsize="small", ncols=3)
+        figure.legend(loc="outside lower center", fontsize="small", ncols=3)
     return _data_uri(figure)
 
 

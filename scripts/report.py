@@ -66,12 +66,9 @@ def simulation_page(data: SimulationReport) -> Page:
             ("days", len(days)), ("trades", len(data.trades)), ("fees", sum(t.fee for t in data.trades)),
             ("realised", sum(t.realised for t in data.trades)),
         ]  # fmt: skip
-        curves = {
-            "equity": (dates, [float(point.equity) for point in days]),
-            "cash": (dates, [float(point.cash) for point in days]),
-        }
+        equity = {"": (dates, [float(point.equity) for point in days])}
         plots = [
-            Plot("Equity", line_plot(curves, ylabel="units")),
+            Plot("Equity", line_plot(equity, ylabel="units")),
             Plot("Drawdown", line_plot({"": (dates, [-point.drawdown for point in days])}, ylabel="%", percent=True)),
         ]
     columns = ["day", "side", "symbol", "quantity>", "price>", "notional>", "fee>", "realised>"]

@@ -13,7 +13,9 @@ from scripts.cli import Json, check_redis, connected, interruptible, note, print
 
 def reprocess(
     reason: Annotated[str, typer.Option(help="Why; kept with the run.")],
-    quarantined: Annotated[bool, typer.Option("--quarantined", help="Users in quarantine: clear and catch up.")] = False,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="Users in quarantine: clear and catch up.")
+    ] = False,
     user: Annotated[list[int] | None, typer.Option(help="Only this user; may be given repeatedly.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until it is done; 1 if it failed.")] = False,
     json: Json = False,

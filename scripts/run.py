@@ -56,10 +56,7 @@ def run(
         planned = plan(servers, target, through=bool(through), each=each, now=utc_now())
         ids = planned or _unfinished(servers, target)
         if ids:
-            with publisher_of(servers) as publish, _workers(servers, wanted=wait):
-                _publish(servers, publish, ids, new=bool(planned))
-                if wait:
-                    wait_for(servers, ids, care=publish if servers.urls.owned else None)
+            _publish(servers, ids, wait=wait, new=bool(planned))
         _tell(servers, target, ids, waited=wait, json=json)
 
 
@@ -127,13 +124,34 @@ def _workers(servers: Servers, *, wanted: bool) -> AbstractContextManager[object
     )
 
 
-def _publish(servers: Servers, publish: Publisher, ids: Sequence[int], *, new: bool) -> None:
+def publish_and_wait(servers: Servers, ids: Sequence[int], *, wait: bool) -> None:
+    """Publish these planned runs; with `wait`, until they are finished.
+
+    Raises:
+        NightshiftError: with `wait`, one of them failed or was cancelled.
+    """
+    from core.clock import utc_now
+    from core.database import session_scope
+    from services.runs import runs_by_id
+
+    _publish(servers, ids, wait=wait, new=True)
+    if wait:
+        with session_scope(servers.engine) as session:
+            _raise_if_failed(runs_by_id(session, ids, utc_now()))
+
+
+def _publish(servers: Servers, ids: Sequence[int], *, wait: bool, new: bool) -> None:
     from core.clock import utc_now
     from services.relay import publish_planned
 
-    count = publish_planned(servers.engine, publish, now=utc_now())
-    verb = "planned" if new else "found unfinished"
-    note(f"{verb} {len(ids)} run{'s' if len(ids) > 1 else ''} ({_ids(ids)}), published {count} batches")
+    with publisher_of(servers) as publish, _workers(servers, wanted=wait):
+        count = publish_planned(servers.engine, publish, now=utc_now())
+        verb = "planned" if new else "found unfinished"
+        note(f"{verb} {len(ids)} run{'s' if len(ids) > 1 else ''} ({_ids(ids)}), published {count} batches")
+        if wait:
+            wait_for(servers, ids, care=publish if servers.urls.owned else None)
+        else:
+            _warn_if_nobody_works(servers)
 
 
 def wait_for(servers: Servers, ids: Sequence[int], *, care: Publisher | None = None) -> Progress:
@@ -190,19 +208,21 @@ def _tell(servers: Servers, target: date, ids: Sequence[int], *, waited: bool, j
         existing = nightly_of(session, target, utc_now())
         runs = runs_by_id(session, ids, utc_now()) if ids else [existing] if existing else []
     if not ids:
-        note(f"the night of {target} is {existing.status if existing else 'done'} already: nothing changed")
-    elif not waited:
-        _warn_if_nobody_works(servers)
+        run = f" (run {existing.id} of {existing.day})" if existing else ""
+        note(f"the night of {target} is {existing.status if existing else 'done'} already{run}: nothing changed")
     if json:
         print_json({"day": target, "planned": bool(ids), "runs": runs})
     elif ids:
         print_runs(runs)
-    bad: list[RunView] = [view for view in runs if view.status in {"failed", "cancelled", "missed"}]
-    if bad and (waited or not ids):
-        raise NightshiftError(
-            f"run {bad[0].id} of {bad[0].day} {bad[0].status}{': ' + bad[0].error if bad[0].error else ''}"
-            f" (nightshift batches {bad[0].id})"
-        )
+    if waited or not ids:
+        _raise_if_failed(runs)
+
+
+def _raise_if_failed(runs: Sequence[RunView]) -> None:
+    for run in runs:
+        if run.status in {"failed", "cancelled", "missed"}:
+            cause = f": {run.error}" if run.error else ""
+            raise NightshiftError(f"run {run.id} of {run.day} {run.status}{cause} (nightshift batches {run.id})")
 
 
 def _warn_if_nobody_works(servers: Servers) -> None:

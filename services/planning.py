@@ -24,18 +24,20 @@ _ONE_DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class _Nights:
-    """What is there to plan from: the newest nightly day, the first day of any simulation, the first night's moment."""
+    """What is there to plan from: the newest nightly day, the first day of any simulation, when nights began, prices."""
 
     planned_through: date | None
     first_start: date | None
     began_at: datetime | None
+    newest_close: date | None
 
 
 def plan_due(session: Session, *, now: datetime, settings: Settings) -> list[int]:
     """Plan a run for every day that is due and has none, oldest first; the new runs' ids.
 
     Days further back than `catch_up_days` get a run marked `missed`. The first run ever is that of the newest due day:
-    simulations that began earlier are brought up to it from their start.
+    simulations that began earlier are brought up to it from their start. A day that no close is recent enough to value
+    is not planned until prices come: its night would quarantine everybody.
     """
     nights = _nights(session)
     if nights.first_start is None:
@@ -46,6 +48,8 @@ def plan_due(session: Session, *, now: datetime, settings: Settings) -> list[int
     first = due if nights.planned_through is None else nights.planned_through + _ONE_DAY
     planned = []
     for day in _days(first, due):
+        if nights.newest_close is None or day > nights.newest_close + timedelta(days=settings.max_stale_days):
+            break
         if day < due - timedelta(days=settings.catch_up_days - 1):
             _insert_run(session, (day, day), now, settings, requested_by="beat", status="missed")
             continue
@@ -110,10 +114,11 @@ def _nights(session: Session) -> _Nights:
         text(
             "SELECT (SELECT max(day) FROM runs WHERE kind = 'nightly') AS planned_through,"
             " (SELECT min(start_day) FROM simulations) AS first_start,"
-            " (SELECT min(created_at) FROM runs WHERE kind = 'nightly') AS began_at"
+            " (SELECT min(created_at) FROM runs WHERE kind = 'nightly') AS began_at,"
+            " (SELECT max(day) FROM closes) AS newest_close"
         )
     ).one()
-    return _Nights(row.planned_through, row.first_start, row.began_at)
+    return _Nights(row.planned_through, row.first_start, row.began_at, row.newest_close)
 
 
 def _due_day(nights: _Nights, now: datetime, settings: Settings) -> date:

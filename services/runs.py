@@ -173,12 +173,12 @@ def newest_nightly(session: Session, now: datetime) -> RunView | None:
 
 
 def nightly_ids_through(session: Session, day: date) -> list[int]:
-    """The nightly runs that are not finished and lead up to `day`, oldest first."""
+    """The nightly runs that are not finished and lead up to `day` or past it, oldest first."""
     return list(
         session.scalars(
             text(
-                "SELECT id FROM runs WHERE kind = 'nightly' AND status IN ('planned', 'running') AND first_day <= :day"
-                " ORDER BY day"
+                "SELECT id FROM runs WHERE kind = 'nightly' AND status IN ('planned', 'running') AND day <= coalesce("
+                "(SELECT min(day) FROM runs WHERE kind = 'nightly' AND day >= :day), :day) ORDER BY day"
             ),
             {"day": day},
         )
@@ -186,9 +186,9 @@ def nightly_ids_through(session: Session, day: date) -> list[int]:
 
 
 def nightly_of(session: Session, day: date, now: datetime) -> RunView | None:
-    """The nightly run whose days include `day`, if there is one."""
+    """The first nightly run that brings simulations up to `day` or past it, if there is one."""
     run_id = session.scalar(
-        text("SELECT id FROM runs WHERE kind = 'nightly' AND :day BETWEEN first_day AND day ORDER BY day LIMIT 1"),
+        text("SELECT id FROM runs WHERE kind = 'nightly' AND day >= :day ORDER BY day LIMIT 1"),
         {"day": day},
     )
     return None if run_id is None else run_view(session, run_id, now)

@@ -1,0 +1,231 @@
+"""Nights on real Celery workers: any number of processes gives the same bytes, and so does killing them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from sqlalchemy import Engine
+
+from core.database import make_engine, session_scope
+from core.settings import Settings
+from services.digest import DayDigest, digest_of_day
+from services.planning import plan_nights
+from services.relay import publish_planned
+from services.tick import tick
+from tests.support.database import new_database
+from tests.support.nights import LAST_SAMPLE_DAY, NOW, Night, change, rows, sample_world, scalar, settings
+from tests.support.polling import wait_until
+from workers.app import make_app
+from workers.embedded import ServerUrls
+from workers.publisher import CeleryPublisher
+from workers.stack import Stack
+
+USERS = 1500
+NIGHTS = 8
+PATIENCE = 60.0
+OFFSET = NOW - datetime.now(UTC)  # noqa: TID251 - as the demo does
+
+
+@pytest.fixture(scope="module")
+def world(servers: ServerUrls) -> Iterator[str]:
+    """A database with prices and users who begin in the last nights of the samples."""
+    with new_database(servers.database_url, "workers_world") as url:
+        engine = make_engine(url)
+        sample_world(engine, USERS, start=LAST_SAMPLE_DAY - timedelta(days=NIGHTS - 1), spread_days=3)
+        engine.dispose()
+        yield "workers_world"
+
+
+@pytest.fixture(scope="module")
+def expected(servers: ServerUrls, world: str) -> DayDigest:
+    """The digest of the last night when nothing happens."""
+    with new_database(servers.database_url, "workers_expected", template=world) as url:
+        engine = make_engine(url)
+        Night(engine, settings()).run(LAST_SAMPLE_DAY, each=True)
+        digest = digest_of_day(engine)
+        engine.dispose()
+        return digest
+
+
+@pytest.fixture
+def database(servers: ServerUrls, world: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A clone of `world`."""
+    name = f"workers_{abs(hash(request.node.nodeid)) % 10**9}"
+    with new_database(servers.database_url, name, template=world) as url:
+        yield url
+
+
+@contextmanager
+def system(home: Path, database: str, redis_url: str, *, workers: int, beat: bool = True) -> Iterator[Stack]:
+    """Workers and beat on the test's servers."""
+    chosen = quick(home)
+    with Stack(chosen, ServerUrls(database, redis_url), workers=workers, beat=beat, flower=False, exporter=False) as it:
+        yield it
+
+
+def quick(home: Path) -> Settings:
+    """Settings under which what was lost is missed soon, and whose clock stands the day after the samples end."""
+    return settings(100, home=home, tick_seconds=1, overdue_seconds=3, clock_offset=OFFSET)
+
+
+def now() -> datetime:
+    """The moment as the workers see it."""
+    return datetime.now(UTC) + OFFSET  # noqa: TID251 - the edge: this process plays the command line
+
+
+def start_nights(engine: Engine, redis_url: str, home: Path) -> None:
+    """Plan all nights, one run each, and publish the first; before there is a beat, which would plan only the last."""
+    chosen = quick(home)
+    with make_app(chosen, redis_url) as app:
+        with session_scope(engine) as session:
+            plan_nights(session, through=LAST_SAMPLE_DAY, now=now(), settings=chosen, requested_by="test", each=True)
+        publish_planned(engine, CeleryPublisher(app), now=now())
+
+
+def wait_done(engine: Engine) -> None:
+    """All nights are done."""
+    unfinished = "SELECT count(*) FROM runs WHERE status <> 'done'"
+    wait_until(lambda: scalar(engine, unfinished) == 0, seconds=PATIENCE, what="the end of the nights")
+
+
+def check(engine: Engine, expected: DayDigest) -> None:
+    """The last night is as if nothing had happened, and every count is that of the tables."""
+    assert digest_of_day(engine, LAST_SAMPLE_DAY) == expected
+    per_run = rows(engine, "SELECT day, rows, trades FROM runs ORDER BY day")
+    stored = rows(
+        engine,
+        "SELECT day, count(*), (SELECT count(*) FROM trades t WHERE t.day = p.day) FROM portfolio_days p"
+        " GROUP BY day ORDER BY day",
+    )
+    assert per_run == stored
+    assert scalar(engine, "SELECT count(*) FROM quarantine") == 0
+
+
+def pool(stack: Stack) -> list[psutil.Process]:
+    """The processes of the simulations pool."""
+    return psutil.Process(stack.processes["simulations"]).children(recursive=True)
+
+
+def some_batches_done(engine: Engine, count: int) -> None:
+    """Work is under way."""
+    wait_until(lambda: scalar(engine, "SELECT count(*) FROM batches WHERE status = 'done'") >= count)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_processes_gives_the_same_bytes(
+    database: str, redis_url: str, tmp_path: Path, expected: DayDigest, workers: int
+) -> None:
+    engine = make_engine(database)
+    start_nights(engine, redis_url, tmp_path)
+    with system(tmp_path, database, redis_url, workers=workers, beat=False):
+        wait_done(engine)
+    check(engine, expected)
+    assert scalar(engine, "SELECT count(DISTINCT worker) FROM batches") == workers
+    engine.dispose()
+
+
+def test_a_whole_worker_group_is_killed_in_the_middle_of_a_night(
+    database: str, redis_url: str, tmp_path: Path, expected: DayDigest
+) -> None:
+    engine = make_engine(database)
+    start_nights(engine, redis_url, tmp_path)
+    with system(tmp_path, database, redis_url, workers=2) as stack:
+        for done in (5, 40):
+            some_batches_done(engine, done)
+            group = os.getpgid(stack.processes["simulations"])
+            os.killpg(group, signal.SIGKILL)
+            wait_until(lambda group=group: stack.processes.get("simulations") not in {None, group})  # type: ignore[misc]
+        wait_done(engine)
+    check(engine, expected)
+    engine.dispose()
+
+
+def test_every_message_is_lost_and_every_message_comes_three_times(
+    database: str, redis_url: str, tmp_path: Path, expected: DayDigest
+) -> None:
+    engine = make_engine(database)
+    start_nights(engine, redis_url, tmp_path)
+    chosen = quick(tmp_path)
+    with system(tmp_path, database, redis_url, workers=2), make_app(chosen, redis_url) as app:
+        publish = CeleryPublisher(app)
+        some_batches_done(engine, 5)
+        with redis.Redis.from_url(redis_url) as client:
+            client.flushdb()
+        some_batches_done(engine, 30)
+        for _ in range(2):
+            change(engine, "UPDATE batches SET status = 'planned' WHERE status = 'queued'")
+            publish_planned(engine, publish, now=now())
+        wait_done(engine)
+    check(engine, expected)
+    engine.dispose()
+
+
+def test_a_stopped_worker_cannot_commit_what_another_has_done(
+    database: str, redis_url: str, tmp_path: Path, expected: DayDigest
+) -> None:
+    """SIGSTOP in the middle of a batch; its session is ended, another does the batch, then it wakes up."""
+    engine = make_engine(database)
+    start_nights(engine, redis_url, tmp_path)
+    with system(tmp_path, database, redis_url, workers=2) as stack:
+        some_batches_done(engine, 5)
+        victim = pool(stack)[0]
+        stopped_in_a_batch(engine, victim)
+        change(
+            engine,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE :name",
+            name=f"%:{victim.pid}",
+        )
+        wait_done(engine)
+        victim.resume()
+        wait_until(lambda: tick_is_idle(engine, chosen=quick(tmp_path)), what="quiet")
+    check(engine, expected)
+    assert scalar(engine, "SELECT max(attempts) FROM batches") == 2
+    engine.dispose()
+
+
+def stopped_in_a_batch(engine: Engine, victim: psutil.Process) -> None:
+    """Stop the process at a moment at which a batch of its is running."""
+
+    def caught() -> bool:
+        victim.suspend()
+        # Only its own session could still end it: what runs now, runs on.
+        mine = "SELECT count(*) FROM batches WHERE status = 'running' AND worker LIKE :name"
+        if scalar(engine, mine, name=f"%:{victim.pid}"):
+            return True
+        victim.resume()
+        return False
+
+    wait_until(caught, what="a batch in the hands of the victim")
+
+
+def tick_is_idle(engine: Engine, chosen: Settings) -> bool:
+    """Nothing is left to do for a tick."""
+    return tick(engine, lambda _: None, now=now(), settings=chosen).summary() == "nothing to do"
+
+
+def test_terminated_sessions_are_retried_and_nobody_is_blamed(
+    database: str, redis_url: str, tmp_path: Path, expected: DayDigest
+) -> None:
+    engine = make_engine(database)
+    start_nights(engine, redis_url, tmp_path)
+    with system(tmp_path, database, redis_url, workers=2):
+        for done in range(5, 60, 8):
+            some_batches_done(engine, done)
+            change(
+                engine,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name LIKE 'nightshift worker%'",
+            )
+        wait_done(engine)
+    check(engine, expected)
+    assert scalar(engine, "SELECT count(*) FROM batches WHERE status = 'split'") == 0
+    engine.dispose()
