@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from scripts import bench, db, demo, operate, prices, report, reprocess, run, seed, status, up
+from scripts import bench, chaos, db, demo, operate, prices, report, reprocess, run, seed, status, up
 from scripts.errors import explain
 
 app = typer.Typer(
@@ -28,7 +28,7 @@ app.add_typer(prices.app, name="prices", help="What assets cost.")
 app.add_typer(bench.app, name="bench", help="Measure.")
 for command in (
     up.up, demo.demo, seed.seed, run.run, status.status, status.runs, status.batches, status.quarantine,
-    operate.schedule, operate.health, operate.cancel, report.report, reprocess.reprocess,
+    operate.schedule, operate.health, operate.cancel, report.report, chaos.chaos, reprocess.reprocess,
 ):  # fmt: skip
     app.command()(command)
 

@@ -56,9 +56,7 @@ def installed(directory: Path) -> Iterator[Moments]:
     information.mkdir()
     (information / "METADATA").write_text(_METADATA, encoding="utf-8")
     points = [f"{name.lower()} = benchmarks.chaos.poison:{name}" for name in _STRATEGIES]
-    (information / "entry_points.txt").write_text(
-        "\n".join(["[nightshift.strategies]", *points, ""]), encoding="utf-8"
-    )
+    (information / "entry_points.txt").write_text("\n".join(["[nightshift.strategies]", *points, ""]), encoding="utf-8")
     (directory / "sitecustomize.py").write_text(
         "from benchmarks.chaos.agent import install\n\ninstall()\n", encoding="utf-8"
     )

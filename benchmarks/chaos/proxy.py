@@ -12,7 +12,7 @@ import struct
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 _CHUNK = 65536
 _QUEUED = 256
@@ -153,7 +153,7 @@ class EventLoop:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxies", daemon=True)
 
-    def __enter__(self) -> EventLoop:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

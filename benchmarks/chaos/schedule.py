@@ -1,8 +1,8 @@
 """The fault schedule: a pure function of the seed.
 
-Faults are dealt like cards: all kinds are shuffled, dealt to consecutive seeds until none is left, and shuffled anew. So
-any 50 consecutive seeds see every kind often, whatever the dice say. When a fault strikes is a share of the work done,
-not a time: on a slow machine and on a fast one it meets the same night.
+Faults are dealt like cards: all kinds are shuffled, dealt to consecutive seeds until none is left, and shuffled anew.
+So any 50 consecutive seeds see every kind often, whatever the dice say. When a fault strikes is a share of the work
+done, not a time: on a slow machine and on a fast one it meets the same night.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Fault:
     """One fault.
 
     Attributes:
-        at: the share of the user-days, 0 to 1, after which it strikes; of a poisonous user the night in which he begins.
+        at: the share of the user-days, 0 to 1, after which it strikes; of a poisonous user his first night.
         target: of the network's faults `postgres` or `redis`, else empty.
         seconds: how long it is held, where it is held.
         pick: chooses among what is there when it strikes: a pool child, a user, a variant.

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "samples" / "us_stocks_daily.csv.gz"
 LAST_SAMPLE_DAY = date(2022, 12, 28)
 FIRST_NIGHT = LAST_SAMPLE_DAY - timedelta(days=29)
+USERS = 1200
 NOW = datetime(2022, 12, 29, 12, tzinfo=UTC)
 
 

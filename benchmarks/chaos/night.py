@@ -1,0 +1,274 @@
+"""One seed from start to end: a stack of its own, nights under faults, healing, waiting, checks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from benchmarks.chaos.checks import Verdict, check
+from benchmarks.chaos.faults import STRIKES
+from benchmarks.chaos.installed import installed
+from benchmarks.chaos.proxy import EventLoop, Proxy
+from benchmarks.chaos.schedule import POISON, Fault, Kind, schedule
+from benchmarks.chaos.site import POLL_SECONDS, GaveUpError, Site, wait_for
+from benchmarks.chaos.world import CHAOS, NOW, World, make_world, run_reference
+from core.clock import utc_now
+from core.database import session_scope
+from core.settings import Settings
+from services.planning import plan_night
+from workers.embedded import EmbeddedServers, ServerUrls
+from workers.stack import Stack
+
+BOUND_SECONDS = 60.0
+"""After the last fault was taken back, every night has ended within this time; so has the recovery from each fault."""
+_PATIENCE_SECONDS = 30.0
+# A server's crash is not a machine's: what was written is there.
+_POSTGRES = {"fsync": "off", "shared_buffers": "64MB"}
+# Each as in production in proportion to the others, and all of them short.
+_SHORT = {
+    "tick_seconds": 1.0, "overdue_seconds": 3.0, "soft_time_limit": 4, "hard_time_limit": 6, "visibility_timeout": 8,
+    "max_attempts": 2, "workers": 2, "flower_port": 0, "exporter_port": 0, "log_level": "info", "log_format": "json",
+    "database_url": None, "redis_url": None, "dev_night_every": None,
+}  # fmt: skip
+_NEEDLESS = ("batch is taken", "batch is done, cancelled or not due")
+
+
+@dataclass(slots=True)
+class Struck:
+    """What a fault did. Seconds since the nights began; None: it did not happen.
+
+    Attributes:
+        at_s: when it struck.
+        lasted_s: how long it was held, until whatever it broke was given back.
+        recovered_s: from then to the next batch that was done, or the component's answer, or the quarantine.
+    """
+
+    kind: str
+    target: str = ""
+    at_s: float | None = None
+    lasted_s: float | None = None
+    recovered_s: float | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """What one seed came to."""
+
+    seed: int
+    nights: int
+    users: int
+    faults: list[Struck]
+    verdict: Verdict
+    ended: bool
+    seconds: float
+    finished_s: float
+    publications: int
+    needless_duplicates: int
+    logs: str | None = None
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check holds."""
+        return not self.failures
+
+    @property
+    def replay(self) -> str:
+        """The command that does it again."""
+        return f"nightshift chaos --seed {self.seed} --nights {self.nights} --users {self.users}"
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat document."""
+        document = asdict(self)
+        verdict = document.pop("verdict")
+        verdict.pop("failures")
+        return document | verdict | {"ok": self.ok, "replay": self.replay, "bound_s": BOUND_SECONDS}
+
+
+def run_seed(
+    seed: int, *, nights: int, users: int, settings: Settings, tell: Callable[[str], None] = lambda _: None
+) -> Report:
+    """Run `nights` nights of `users` users under the faults of `seed`, and check what came out.
+
+    Raises:
+        UsageError: more nights than the samples have, or too few users.
+        NightshiftError: the servers or the stack did not start.
+    """
+    began = time.perf_counter()
+    faults = schedule(seed, nights=nights)
+    with tempfile.TemporaryDirectory(prefix="nightshift-chaos-", ignore_cleanup_errors=True) as directory:
+        home = Path(directory)
+        with _site(seed, nights, users, home, settings, faults, tell) as site:
+            struck, ended = _nights_under(site, faults, tell)
+            finished_s = site.elapsed()
+            verdict = check(site.world)
+            publications = _publications(site.world)
+        report = Report(
+            seed, nights, users, struck, verdict, ended, 0.0, round(finished_s, 2), publications, _needless(home)
+        )
+        report.failures = [*_failures(report), *verdict.failures]
+        if not report.ok:
+            report.logs = tempfile.mkdtemp(prefix=f"nightshift-chaos-seed-{seed}-")
+            shutil.copytree(home / "log", report.logs, dirs_exist_ok=True)
+    report.seconds = round(time.perf_counter() - began, 2)
+    return report
+
+
+@contextmanager
+def _site(
+    seed: int,
+    nights: int,
+    users: int,
+    home: Path,
+    settings: Settings,
+    faults: Sequence[Fault],
+    tell: Callable[[str], None],
+) -> Iterator[Site]:
+    """Everything up, the truth known, and the first night planned."""
+    with ExitStack() as stack_of:
+        servers = stack_of.enter_context(EmbeddedServers(home, postgres_settings=_POSTGRES))
+        urls = servers.start()
+        world = make_world(urls.database_url, seed_number=seed, users=users, nights=nights, faults=faults)
+        stack_of.callback(world.close)
+        offset = NOW - (utc_now() - settings.clock_offset)
+        changes = {"home": home, "clock_offset": offset, "batch_users": world.batch_users, "catch_up_days": nights}
+        settings = settings.model_copy(update=_SHORT | changes)
+        run_reference(world, settings)
+        tell(f"seed {seed}: {nights} nights of {users:,} users without faults are done; now with {len(faults)} faults")
+        loop = stack_of.enter_context(EventLoop())
+        proxied, proxies = _proxied(loop, ServerUrls(world.url(CHAOS), urls.redis_url))
+        for proxy in proxies.values():
+            stack_of.callback(proxy.close)
+        moments = stack_of.enter_context(installed(home / "chaos"))
+        kinds = {fault.kind for fault in faults}
+        stack = Stack(
+            settings,
+            proxied,
+            workers=settings.workers,
+            flower=Kind.KILL_FLOWER in kinds,
+            exporter=Kind.KILL_EXPORTER in kinds,
+        )
+        with session_scope(world.engine(CHAOS)) as session:
+            # Beat plans the others: without a first one it would begin with the newest day.
+            plan_night(session, day=world.days[0], now=NOW, settings=settings, requested_by="chaos")
+        stack_of.enter_context(stack)
+        yield Site(settings, world, servers, urls.redis_url, proxies, moments, stack)
+
+
+def _proxied(loop: EventLoop, urls: ServerUrls) -> tuple[ServerUrls, dict[str, Proxy]]:
+    changed, proxies = {}, {}
+    for name, url in (("postgres", urls.database_url), ("redis", urls.redis_url)):
+        parsed = make_url(url)
+        proxies[name] = Proxy(loop, int(parsed.port or 0))
+        changed[name] = parsed.set(port=proxies[name].port).render_as_string(hide_password=False)
+    return ServerUrls(changed["postgres"], changed["redis"]), proxies
+
+
+def _nights_under(site: Site, faults: Sequence[Fault], tell: Callable[[str], None]) -> tuple[list[Struck], bool]:
+    """Strike at each fault's share of the work, heal, and wait; what was struck, and whether the nights ended."""
+    struck: list[Struck] = []
+    threads: list[Thread] = []
+    for fault in faults:
+        record = Struck(fault.kind.value)
+        struck.append(record)
+        if fault.kind in POISON:
+            continue
+        _wait_progress(site, fault.at)
+        thread = Thread(target=_strike, args=(site, fault, record, tell), name=fault.kind.value, daemon=True)
+        thread.start()
+        threads.append(thread)
+    for thread in threads:
+        thread.join()
+    site.heal()
+    try:
+        wait_for(site.finished, BOUND_SECONDS)
+        ended = True
+    except GaveUpError:
+        ended = False
+    _record_poison(site, faults, struck)
+    return sorted(struck, key=lambda record: record.at_s or 0.0), ended
+
+
+def _wait_progress(site: Site, share: float) -> None:
+    """Return when so much is done, or when nothing was done for long: then the next fault comes all the same."""
+    best, since = -1.0, time.monotonic()
+    while time.monotonic() - since < _PATIENCE_SECONDS:
+        with suppress(SQLAlchemyError):
+            done, finished = site.progress()
+            if done >= share or finished:
+                return
+            if done > best:
+                best, since = done, time.monotonic()
+        time.sleep(POLL_SECONDS)
+
+
+def _strike(site: Site, fault: Fault, record: Struck, tell: Callable[[str], None]) -> None:
+    def hit(target: str) -> None:
+        record.target, record.at_s = target, round(site.elapsed(), 2)
+        tell(f"{record.at_s:6.2f} s  {record.kind}: {target}")
+
+    try:
+        recovered = STRIKES[fault.kind](site, fault, hit)
+        over, since = site.elapsed(), site.now()
+        record.lasted_s = round(over - (record.at_s or over), 2)
+        wait_for(lambda: recovered(since), BOUND_SECONDS)
+        record.recovered_s = round(site.elapsed() - over, 2)
+    except GaveUpError:
+        record.error = "no recovery" if record.at_s is not None else "it never struck"
+    except Exception as error:  # noqa: BLE001 - a fault that cannot be done is reported, and fails the run
+        record.error = f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _record_poison(site: Site, faults: Sequence[Fault], struck: Sequence[Struck]) -> None:
+    query = text(
+        "SELECT r.started_at, q.created_at FROM runs r"
+        " LEFT JOIN quarantine q ON q.run_id = r.id AND q.user_id = :user WHERE r.day = :day"
+    )
+    users = {id(user.fault): user for user in site.world.poison}
+    for fault, record in zip(faults, struck, strict=True):
+        user = users.get(id(fault))
+        if user is None:
+            continue
+        record.target = f"user {user.user_id} in the night of {user.day}"
+        with site.world.engine(CHAOS).connect() as connection:
+            row = connection.execute(query, {"user": user.user_id, "day": user.day}).first()
+        if row is not None and row.started_at is not None:
+            record.at_s = round(max(site.seconds_of(row.started_at), 0.0), 2)
+        if row is not None and row.created_at is not None:
+            record.lasted_s = 0.0
+            record.recovered_s = round((row.created_at - row.started_at).total_seconds(), 2)
+
+
+def _publications(world: World) -> int:
+    with world.engine(CHAOS).connect() as connection:
+        return int(connection.execute(text("SELECT coalesce(sum(publications), 0) FROM batches")).scalar_one())
+
+
+def _needless(home: Path) -> int:
+    """Deliveries that found nothing to do, as the workers logged them."""
+    count = 0
+    for path in (home / "log").glob("simulations.log*"):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, AttributeError):
+                count += json.loads(line).get("event") in _NEEDLESS
+    return count
+
+
+def _failures(report: Report) -> Iterator[str]:
+    for record in report.faults:
+        if record.error is not None or record.recovered_s is None:
+            yield f"recovery: {record.kind} {record.target}: {record.error or 'no recovery'}"
+    if not report.ended:
+        yield f"bound: the nights did not end within {BOUND_SECONDS:.0f} s of the last fault"
