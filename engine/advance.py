@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from engine.frame import MAX_SLOTS, Rows, Simulations, State
 from engine.market import Market
 from engine.night import Night, equity_of, value_holdings
-from engine.orders import Trades, apply_stops, fill
+from engine.orders import NO_TRADES, Trades, apply_stops, fill
+from engine.slots import any_slot, codes_in, sum_slots
 from engine.statistics import record_day
 from engine.strategies import strategies
 from engine.strategies.base import Strategy
@@ -71,26 +72,28 @@ def advance(simulations: Simulations, state: State, market: Market, day: int) ->
 
     after = state.copy()
     parts: list[Trades] = []
-    for code in np.unique(simulations.strategy[ok]).tolist():
+    for code in codes_in(simulations.strategy[ok]):
         rows = _rows(ok & (simulations.strategy == code))
-        night = _night(simulations.take(rows), after.take(rows).copy(), market, day, columns[rows])
+        night = _night(simulations.take(rows), after.take(rows), market, day, columns[rows])
         trades = _advance_strategy(strategies()[code], night)
-        after.put(rows, night.state)
+        if not isinstance(rows, slice):
+            # Of a slice, the night's state is a view into `after`.
+            after.put(rows, night.state)
         failed = _indices(rows, len(ok))[night.overflow]
         ok[failed] = False
         quarantined += [
             Quarantined(int(index), Reason.OVERFLOW, 0, "a value does not fit 92 billion units") for index in failed
         ]
-        trades.row = _indices(rows, len(ok))[trades.row]
-        parts.append(trades)
+        if len(trades):
+            parts.append(replace(trades, row=_indices(rows, len(ok))[trades.row]))
     return DayResult(after, ok, _merge(parts, ok), sorted(quarantined, key=lambda entry: entry.row))
 
 
 def _advance_strategy(strategy: Strategy, night: Night) -> Trades:
-    """Advance the rows of one strategy; `night.state` becomes the new state."""
+    """Advance the rows of one strategy: `night.state` becomes the new state, in place."""
     orders = strategy.orders(night)
     apply_stops(night, orders, blocking=strategy.blocking)
-    night.state, trades = fill(night, orders)
+    trades = fill(night, orders)
     equity = night.equity
     changed = np.unique(trades.row)
     if len(changed):
@@ -129,10 +132,11 @@ def _refuse(
         Quarantined(int(index), Reason.MALFORMED, 0, "strategy, parameters, assets or weights are malformed")
         for index in np.flatnonzero(malformed(simulations))
     ]
-    stale = (market.age[row] > market.max_stale_days)[columns] & ~unknown
+    old = market.age[row] > market.max_stale_days
+    stale = old[columns] & ~unknown if old.any() else np.zeros_like(unknown)
     seen = {entry.row for entry in refused}
     for mask, reason in ((unknown, Reason.UNKNOWN_ASSET), (stale, Reason.NO_CLOSE)):
-        for index in np.flatnonzero(mask.any(axis=1)).tolist():
+        for index in np.flatnonzero(any_slot(mask)).tolist() if mask.any() else ():
             if index in seen:
                 continue
             seen.add(index)
@@ -162,11 +166,11 @@ def malformed(simulations: Simulations) -> Bools:
     used = np.arange(count)[None, :] < slots[:, None]
     ids, weights = simulations.asset_ids, simulations.weights
     wrong = np.asarray((slots < 1) | (slots > MAX_SLOTS) | (simulations.initial_cash < 0) | (simulations.start_day < 0))
-    wrong |= ((ids <= 0) & used).any(axis=1) | ((weights < 0) | (weights > PPM)).any(axis=1)
-    wrong |= weights.sum(axis=1) > PPM
-    ordered = np.sort(ids, axis=1)
-    wrong |= ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any(axis=1)
-    for code in np.unique(simulations.strategy).tolist():
+    wrong |= any_slot((ids <= 0) & used) | any_slot((weights < 0) | (weights > PPM))
+    wrong |= sum_slots(weights) > PPM
+    for slot in range(1, count):
+        wrong |= any_slot(ids[:, :slot] == ids[:, slot : slot + 1]) & (ids[:, slot] > 0)
+    for code in codes_in(simulations.strategy):
         rows = _rows(simulations.strategy == code)
         strategy = strategies().get(code)
         wrong[rows] |= (
@@ -190,9 +194,8 @@ def _indices(rows: Rows, count: int) -> NDArray[np.intp]:
 def _merge(parts: list[Trades], ok: Bools) -> Trades:
     """The strategies' trades as one, ordered by row and slot, without those of rows that are not ok."""
     if not parts:
-        nothing = np.zeros(0, dtype=np.int64)
-        return Trades(nothing, nothing, nothing.astype(np.int32), nothing, nothing, nothing, nothing, nothing)
+        return NO_TRADES
     columns = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Trades)}
-    order = np.lexsort((columns["slot"], columns["row"]))
+    order = np.lexsort((columns["slot"], columns["row"])) if len(parts) > 1 else np.arange(len(columns["row"]))
     order = order[ok[columns["row"][order]]]
     return Trades(**{name: column[order] for name, column in columns.items()})

@@ -23,7 +23,8 @@ class Market:
     """Closes from `first_day` on, prepared for lookups.
 
     Attributes:
-        asset_ids: int32 (A,), ascending.
+        asset_ids: int32 (A,), ascending, all > 0.
+        column_of_id: intp (largest id + 1,), the column of each id, A where there is no such asset.
         first_day: day number of row 0; a simulation needs the rows of D-1 and D.
         max_stale_days: a last close older than this values nothing.
         last: int64 (days, A+1), the last close on or before the day in ticks, 0 if there is none.
@@ -35,6 +36,7 @@ class Market:
     """
 
     asset_ids: NDArray[np.int32]
+    column_of_id: NDArray[np.intp]
     first_day: int
     max_stale_days: int
     last: Ints
@@ -93,7 +95,9 @@ class Market:
         age = np.where(known, row - closed_on[newest], np.int32(NEVER)).astype(np.int32)
         age[:, -1] = 0
         last = np.where(known, compact[newest], 0)
-        return cls(asset_ids, first_day, max_stale_days, last, age, count, compact, sums[0], sums[1])
+        column_of_id = np.full(int(asset_ids.max(initial=0)) + 1, len(asset_ids), dtype=np.intp)
+        column_of_id[asset_ids] = np.arange(len(asset_ids))
+        return cls(asset_ids, column_of_id, first_day, max_stale_days, last, age, count, compact, sums[0], sums[1])
 
     @property
     def last_day(self) -> int:
@@ -114,12 +118,10 @@ class Market:
 
     def columns_of(self, asset_ids: NDArray[np.int32]) -> tuple[NDArray[np.intp], Bools]:
         """Columns of `asset_ids` of any shape (0 means padding), and a mask of the ids that are unknown."""
-        position = np.searchsorted(self.asset_ids, asset_ids)
-        if len(self.asset_ids) == 0:
-            return np.zeros(asset_ids.shape, dtype=np.intp), asset_ids != 0
-        found = self.asset_ids[np.minimum(position, len(self.asset_ids) - 1)] == asset_ids
-        columns = np.where(found, position, self.no_asset)
-        return columns, ~found & (asset_ids != 0)
+        last = len(self.column_of_id) - 1
+        inside = (asset_ids >= 0) & (asset_ids <= last)
+        columns = self.column_of_id[np.where(inside, asset_ids, 0)]
+        return columns, (columns == self.no_asset) & (asset_ids != 0)
 
     def above_average(self, row: int, columns: NDArray[np.intp], fast: Ints, slow: Ints) -> Bools:
         """`sum of the last fast closes * slow > sum of the last slow closes * fast`, False without `slow` closes.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from engine.frame import Simulations, State
 from engine.market import Market
 from engine.params import COMMON
+from engine.slots import any_slot
 from engine.ticks import PPM, TICKS, Bools, Ints, add_checked, mul_div_add_floor, mul_div_floor, mul_div_round
 
 
@@ -47,7 +48,7 @@ class Night:
     @property
     def any_tradable(self) -> Bools:
         """bool (n,), at least one slot can trade."""
-        return np.asarray(self.tradable.any(axis=1))
+        return any_slot(self.tradable)
 
     @property
     def previous_row(self) -> int:
@@ -112,7 +113,8 @@ def value_holdings(quantities: Ints, price: Ints, overflow: Bools) -> Ints:
     """int64 (n, K), each holding's worth; marks rows of `overflow` (n,) where one does not fit."""
     too_big = np.zeros(quantities.shape, dtype=np.bool_)
     values = mul_div_round(quantities, price, TICKS, too_big)
-    overflow |= too_big.any(axis=1)
+    if too_big.any():
+        overflow |= any_slot(too_big)
     return values
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.frame import State
 from engine.night import Night, afford
 from engine.params import FEE_BUY, FEE_SELL, FEE_SELL_CAP, STOP_LOSS, TAKE_PROFIT
 from engine.strategies.base import slot_bits
@@ -39,6 +38,10 @@ class Trades:
         return len(self.row)
 
 
+_NONE = np.zeros(0, dtype=np.int64)
+NO_TRADES = Trades(_NONE, _NONE, _NONE.astype(np.int32), _NONE, _NONE, _NONE, _NONE, _NONE)
+
+
 def apply_stops(night: Night, orders: Ints, *, blocking: bool) -> None:
     """Turn the orders of slots that hit their stop-loss or take-profit into the sale of all they hold."""
     params = night.simulations.params
@@ -60,14 +63,15 @@ def apply_stops(night: Night, orders: Ints, *, blocking: bool) -> None:
         np.bitwise_or.at(night.state.strategy_state[:, 0], rows, slot_bits(orders.shape[1])[0, slots])
 
 
-def fill(night: Night, orders: Ints) -> tuple[State, Trades]:
-    """The state after trading (equity and statistics still the previous day's), and the trades."""
-    state = night.state
+def fill(night: Night, orders: Ints) -> Trades:
+    """The trades; cash, quantities and cost of `night.state` become those after them, in place."""
+    if not orders.any():
+        return NO_TRADES
     fills = _Fills(np.zeros_like(orders), np.zeros_like(orders), np.zeros_like(orders), np.zeros_like(orders))
     _sell(night, orders, fills)
     _buy(night, orders, fills)
     row, slot = np.nonzero(fills.quantity)
-    trades = Trades(
+    return Trades(
         row=row,
         slot=slot,
         asset_id=night.simulations.asset_ids[row, slot],
@@ -77,7 +81,6 @@ def fill(night: Night, orders: Ints) -> tuple[State, Trades]:
         fee=fills.fee[row, slot],
         realised=fills.realised[row, slot],
     )
-    return state, trades
 
 
 @dataclass(slots=True)

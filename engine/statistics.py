@@ -15,15 +15,14 @@ from engine.ticks import Floats, Ints
 
 def record_day(state: State, equity: Ints) -> None:
     """Update `state` in place with the day's `equity`, int64 (n,)."""
-    previous = state.equity
-    returns = _ratio(equity - previous, previous)
-    state.nights = state.nights + np.int32(1)
+    returns = _ratio(equity - state.equity, state.equity)
+    state.nights += np.int32(1)
     delta = returns - state.return_mean
-    state.return_mean = state.return_mean + delta / state.nights
-    state.return_m2 = state.return_m2 + delta * (returns - state.return_mean)
-    state.peak = np.maximum(state.peak, equity)
-    state.max_drawdown = np.maximum(state.max_drawdown, _ratio(state.peak - equity, state.peak))
-    state.equity = equity
+    state.return_mean += delta / state.nights
+    state.return_m2 += delta * (returns - state.return_mean)
+    np.maximum(state.peak, equity, out=state.peak)
+    np.maximum(state.max_drawdown, _ratio(state.peak - equity, state.peak), out=state.max_drawdown)
+    state.equity[:] = equity
 
 
 def _ratio(part: Ints, whole: Ints) -> Floats:

@@ -3,7 +3,7 @@
 `a * b / c` needs a 128-bit product. Instead of computing it, estimate the quotient in float64 and take the remainder in
 wrapping int64: `r = a*b - q*c` is exact modulo 2**64, and it is small because the estimate is close, so the wrapped
 value is the true one. `floor(r / c)` then corrects the estimate. The few elements for which "small" is not certain (see
-`_is_safe`) go through Python integers.
+`_div_mod`) go through Python integers.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ Bools = NDArray[np.bool_]
 _SAFE_PRODUCT = 2.0**111
 _SAFE_DIVISOR = 2**61
 _SAFE_QUOTIENT = 2.0**62
+# Below this the estimate is off by less than a third before it is truncated, so the quotient by at most one.
+_OFF_BY_ONE = 2.0**49
 
 
 def mul_div_floor(a: ArrayLike, b: ArrayLike, c: ArrayLike, overflow: Bools | None = None) -> Ints:
@@ -44,11 +46,14 @@ def mul_div_floor(a: ArrayLike, b: ArrayLike, c: ArrayLike, overflow: Bools | No
 def mul_div_round(a: ArrayLike, b: ArrayLike, c: ArrayLike, overflow: Bools | None = None) -> Ints:
     """`a * b / c` rounded half to even; otherwise as `mul_div_floor`."""
     quotient, remainder, divisor = _div_mod(a, b, c, overflow)
-    rest = divisor - remainder
-    up = (remainder > rest) | ((remainder == rest) & ((quotient & 1) == 1))
-    if overflow is not None:
-        overflow |= up & (quotient == MAX)
-    return np.asarray(quotient + (up & (quotient != MAX)), dtype=np.int64)
+    # 2 * remainder > divisor, or = and the quotient is odd; written so that nothing can overflow.
+    up = remainder + (quotient & 1) > divisor - remainder
+    if quotient.max(initial=0) == MAX:
+        full = quotient == MAX
+        if overflow is not None:
+            overflow |= up & full
+        up &= ~full
+    return np.asarray(quotient + up, dtype=np.int64)
 
 
 def mul_div_add_floor(a: Ints, b: int, add: Ints, c: Ints, overflow: Bools | None = None) -> Ints:
@@ -73,24 +78,29 @@ def add_checked(a: Ints, b: Ints, overflow: Bools | None = None) -> Ints:
 def _div_mod(a: ArrayLike, b: ArrayLike, c: ArrayLike, overflow: Bools | None) -> tuple[Ints, Ints, Ints]:
     left, right, divisor = (np.asarray(x, dtype=np.int64) for x in (a, b, c))
     with np.errstate(over="ignore", invalid="ignore"):
-        product = left.astype(np.float64) * right
+        product = np.asarray(np.multiply(left, right, dtype=np.float64))
         estimate = np.asarray(product / divisor)
-        safe = _is_safe(product, divisor, estimate)
-        all_safe = bool(safe.all())
-        if not all_safe:
-            estimate = np.where(safe, estimate, 0.0)
-        quotient = estimate.astype(np.int64)
+        largest = float(estimate.max(initial=0.0))
+        unsafe = None
+        if largest >= _SAFE_QUOTIENT or product.max(initial=0.0) >= _SAFE_PRODUCT or _largest(divisor) >= _SAFE_DIVISOR:
+            unsafe = ~((product < _SAFE_PRODUCT) & (divisor < _SAFE_DIVISOR) & (estimate < _SAFE_QUOTIENT))
+            estimate = np.where(unsafe, 0.0, estimate)
+        quotient = np.asarray(estimate.astype(np.int64))
         remainder = np.asarray(left * right - quotient * divisor)
-        correction = remainder // divisor
+        if divisor.ndim and largest < _OFF_BY_ONE:
+            # A division by an array costs ten times as much as these comparisons.
+            correction = (remainder >= divisor).astype(np.int64) - (remainder < 0)
+        else:
+            correction = np.asarray(remainder // divisor)
         quotient = np.asarray(quotient + correction)
         remainder = np.asarray(remainder - correction * divisor)
-    if not all_safe:
-        _exactly(left, right, divisor, ~safe, quotient, remainder, overflow)
-    return quotient, remainder, np.broadcast_to(divisor, quotient.shape)
+    if unsafe is not None:
+        _exactly(left, right, divisor, unsafe, quotient, remainder, overflow)
+    return quotient, remainder, divisor
 
 
-def _is_safe(product: Floats, divisor: Ints, estimate: Floats) -> Bools:
-    return np.asarray((product < _SAFE_PRODUCT) & (divisor < _SAFE_DIVISOR) & (estimate < _SAFE_QUOTIENT))
+def _largest(divisor: Ints) -> int:
+    return int(divisor.max(initial=0))
 
 
 def _exactly(a: Ints, b: Ints, c: Ints, where: Bools, quotient: Ints, remainder: Ints, overflow: Bools | None) -> None:

@@ -106,31 +106,27 @@ class RowFormat:
         """The rows of a whole COPY OUT, grouped by layout.
 
         Args:
-            messages: what `psycopg.Copy` yields: the header before the first row, one row a message, the trailer last.
+            messages: as they come from the server: the header before the first row, one row a message, the trailer
+                last.
 
         Raises:
             ValueError: the stream is not a binary COPY of these columns.
         """
-        parts = list(messages)
-        data = np.frombuffer(b"".join(parts), dtype=np.uint8)
-        if data[: len(HEADER)].tobytes() != HEADER or data[-2:].tobytes() != TRAILER:
-            raise ValueError("not a complete binary COPY stream")
-        lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
-        lengths[0] -= len(HEADER)
-        lengths[-1] -= len(TRAILER)
-        starts = len(HEADER) + np.cumsum(lengths) - lengths
-        kept = lengths > 0
-        starts, lengths = starts[kept], lengths[kept]
+        rows = _rows_of(list(messages))
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         groups: list[RowGroup] = []
         for length in np.unique(lengths).tolist():
-            rows = np.flatnonzero(lengths == length)
-            block = data[starts[rows][:, None] + np.arange(length)]
-            while len(rows):
+            where = np.flatnonzero(lengths == length)
+            block = np.frombuffer(b"".join([rows[index] for index in where.tolist()]), dtype=np.uint8)
+            block = block.reshape(len(where), length)
+            while len(where):
                 layout = self._layout_of(block[0].tobytes())
                 same = self._matches(block, layout)
-                same[0] = True
-                groups.append(self._group(rows[same], block[same], layout))
-                rows, block = rows[~same], block[~same]
+                if same.all():
+                    groups.append(self._group(where, block, layout))
+                    break
+                groups.append(self._group(where[same], block[same], layout))
+                where, block = where[~same], block[~same]
         return groups
 
     def _layout_of(self, row: bytes) -> Layout:
@@ -148,13 +144,20 @@ class RowFormat:
         return tuple(layout)
 
     def _matches(self, block: NDArray[np.uint8], layout: Layout) -> NDArray[np.bool_]:
-        """bool (g,), rows of `block` (g, length) whose structural bytes are those of `layout`."""
-        template = np.frombuffer(_template(self.columns, layout).tobytes(), dtype=np.uint8)
-        where = _structural_bytes(self.columns, layout)
-        return np.asarray((block[:, where] == template[where]).all(axis=1))
+        """bool (g,), rows of `block` (g, length) that have `layout`; the first one does."""
+        count, length = block.shape
+        if min(layout) <= OPAQUE:
+            # Rare, and nothing tells a plain array of the same size apart: such rows stand alone.
+            return np.asarray(np.arange(count) == 0, dtype=np.bool_)
+        same = np.ones(count, dtype=np.bool_)
+        for offset, expected in _discriminants(self.columns, layout):
+            # Compared as they lie, without swapping bytes.
+            found: NDArray[np.int32] = np.ndarray((count,), np.int32, block.data, offset, (length,))
+            same &= found == expected
+        return same
 
     def _group(self, rows: NDArray[np.intp], block: NDArray[np.uint8], layout: Layout) -> RowGroup:
-        records = np.ascontiguousarray(block).view(_dtype(self.columns, layout))[:, 0]
+        records = block.view(_dtype(self.columns, layout))[:, 0]
         values: dict[str, NDArray[Any]] = {}
         opaque = set()
         for column, length in zip(self.columns, layout, strict=True):
@@ -188,7 +191,7 @@ def _elements(column: Column, row: bytes, position: int, size: int) -> int:
         raise ValueError(f"column {column.name}: elements of another type than expected")
     if dimensions == 0:
         return 0
-    if dimensions == 1 and flags == 0 and _int(row, position + 16, 4) == 1:
+    if dimensions == 1 and flags == 0:
         return _int(row, position + 12, 4)
     return OPAQUE - size
 
@@ -235,15 +238,33 @@ def _template(columns: tuple[Column, ...], layout: Layout) -> NDArray[np.void]:
 
 
 @lru_cache(maxsize=512)
-def _structural_bytes(columns: tuple[Column, ...], layout: Layout) -> NDArray[np.intp]:
-    """Positions of the bytes that are the same in every row of `layout`."""
-    marks = np.ones(_dtype(columns, layout).itemsize, dtype=np.bool_)
-    values = marks.view(_dtype(columns, layout))
+def _discriminants(columns: tuple[Column, ...], layout: Layout) -> list[tuple[int, np.int32]]:
+    """Offsets of what tells rows of one length apart, and the int32 found there as it lies in memory.
+
+    Each field's size, and of an array the number of dimensions and whether it has NULL elements: together with the size
+    they fix its length.
+    """
+    dtype, template = _dtype(columns, layout), _template(columns, layout).tobytes()
+    offsets = []
     for column, length in zip(columns, layout, strict=True):
-        if length == NULL:
-            continue
-        if length <= OPAQUE or not column.is_array:
-            values[column.name] = np.zeros(1, dtype=values[column.name].dtype)
-        elif length:
-            values[column.name]["items"]["value"] = 0
-    return np.flatnonzero(marks)
+        offsets.append(_offset(dtype, f"{column.name} size"))
+        if column.is_array and length != NULL:
+            start = _offset(dtype, column.name)
+            offsets += [start, start + 4]
+    return [(offset, np.frombuffer(template, np.int32, 1, offset)[0]) for offset in offsets]
+
+
+def _offset(dtype: np.dtype[np.void], field: str) -> int:
+    fields = dtype.fields
+    assert fields is not None  # noqa: S101 - it is a structured type
+    return int(fields[field][1])
+
+
+def _rows_of(messages: list[bytes | bytearray | memoryview]) -> list[bytes | bytearray | memoryview]:
+    """The messages that are rows, without header and trailer."""
+    if not messages or bytes(messages[0][: len(HEADER)]) != HEADER or bytes(messages[-1][-2:]) != TRAILER:
+        raise ValueError("not a complete binary COPY stream")
+    messages[0] = messages[0][len(HEADER) :]
+    messages[-1] = messages[-1][: -len(TRAILER)]
+    # The header comes with the first row, or alone where there is none; the trailer may come alone.
+    return [message for message in messages[:1] if message] + messages[1:-1] + [m for m in messages[1:][-1:] if m]

@@ -1,8 +1,9 @@
-"""`nightshift chaos`: break things during nights, on a stack of its own, and compare the tables with undisturbed ones."""
+"""`nightshift chaos`: break things during nights, on a stack of its own, and compare the tables."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,7 @@ def chaos(
     seeds: Annotated[str | None, typer.Option(metavar="A-B", help="All of these seeds instead of one.")] = None,
     nights: Annotated[int, typer.Option(min=1, max=_MAX_NIGHTS, help="Nights, the last ones of the samples.")] = 5,
     users: Annotated[int, typer.Option(min=20, max=1_000_000, help="Users with one simulation each.")] = 2_000,
+    logs: Annotated[Path | None, typer.Option(help="Keep the logs of all processes in this directory.")] = None,
     json: Json = False,
 ) -> None:
     """Run nights under faults drawn from a seed; fail unless the tables equal those of nights without."""
@@ -34,7 +36,7 @@ def chaos(
     reports: list[Report] = []
     with interruptible():
         for number in _seeds(seed, seeds):
-            report = run_seed(number, nights=nights, users=users, settings=settings, tell=note)
+            report = run_seed(number, nights=nights, users=users, settings=settings, logs=logs, tell=note)
             _tell(report)
             reports.append(report)
     if seeds is None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import date
 
 import numpy as np
-from numpy.typing import NDArray
 
 from core.clock import day_from_number, day_number
 from engine.advance import DayResult, Quarantined, Reason, advance
@@ -25,8 +24,8 @@ from engine.ticks import PPM, Ints, mul_div_floor
 from models.portfolio_rows import Frame, encode_portfolio_days, encode_trades
 from services.locks import Connection
 from services.portfolio_io import (
+    place_latest,
     read_frame,
-    read_latest,
     simulations_with_rows,
     write_portfolio_days,
     write_trades,
@@ -100,7 +99,7 @@ def advance_users(
     last = day_number(work.last_day)
     with totals.timed("read"):
         frame = _read(connection, work)
-        frame = _without_quarantined(connection, frame, work.users)
+        _leave_out_quarantined(connection, frame, work.users)
     totals.faults += [
         SimulationFault(user, simulation, work.last_day, Reason.MALFORMED, 0, _MALFORMED_ROW)
         for user, simulation in frame.unreadable
@@ -120,29 +119,27 @@ def _read(connection: Connection, work: BatchWork) -> Frame:
     before = day_from_number(day_number(work.first_day) - 1)
     frame = read_frame(connection, work.users, before, work.last_day)
     started = simulations_with_rows(connection, work.users, (work.first_day, work.last_day))
-    ids = frame.simulations.simulation_id
     begun_before = frame.simulations.start_day < day_number(work.first_day)
-    behind = (frame.state_day < day_number(before)) & begun_before
-    elsewhere = behind | np.isin(ids, started)
-    if not elsewhere.any():
-        return frame
-    keys = list(zip(frame.simulations.user_id[elsewhere].tolist(), ids[elsewhere].tolist(), strict=True))
-    latest = read_latest(connection, keys, work.last_day)
-    return _concatenate(_select(frame, ~elsewhere), latest)
+    elsewhere = (frame.state_day < day_number(before)) & begun_before
+    elsewhere |= np.isin(frame.simulations.simulation_id, started)
+    if elsewhere.any():
+        place_latest(connection, frame, elsewhere, work.last_day)
+    return frame
 
 
-def _without_quarantined(connection: Connection, frame: Frame, users: tuple[int, int]) -> Frame:
-    rows = connection.execute(
+def _leave_out_quarantined(connection: Connection, frame: Frame, users: tuple[int, int]) -> None:
+    entries = connection.execute(
         "SELECT user_id, simulation_id FROM quarantine WHERE cleared_at IS NULL AND user_id >= %s AND user_id < %s",
         users,
     ).fetchall()
-    if not rows:
-        return frame
-    whole_users = [user for user, simulation in rows if simulation is None]
-    simulations = [simulation for _, simulation in rows if simulation is not None]
-    out = np.isin(frame.simulations.user_id, np.array(whole_users, dtype=np.int64))
-    out |= np.isin(frame.simulations.simulation_id, np.array(simulations, dtype=np.int64))
-    return _select(frame, ~out, {(int(str(u)), int(str(s))) for u, s in rows if s is not None})
+    if entries:
+        whole_users = [user for user, simulation in entries if simulation is None]
+        simulations = [simulation for _, simulation in entries if simulation is not None]
+        out = np.isin(frame.simulations.user_id, np.array(whole_users, dtype=np.int64))
+        out |= np.isin(frame.simulations.simulation_id, np.array(simulations, dtype=np.int64))
+        frame.keep(~out)
+        known = set(entries)
+        frame.unreadable = [key for key in frame.unreadable if key not in known]
 
 
 def _advance_days(connection: Connection, frame: Frame, market: Market, days: tuple[int, int], totals: Totals) -> None:
@@ -175,15 +172,15 @@ def _advance_days(connection: Connection, frame: Frame, market: Market, days: tu
 def _write_day(connection: Connection, simulations: Simulations, result: DayResult, day: int, totals: Totals) -> None:
     done, state = simulations, result.state
     if not result.ok.all():
-        rows = np.flatnonzero(result.ok)
-        done, state = simulations.take(rows), state.take(rows)
+        kept = np.flatnonzero(result.ok)
+        done, state = simulations.take(kept), state.take(kept)
     with totals.timed("encode"):
-        blocks = encode_portfolio_days(done, state, day)
+        rows = encode_portfolio_days(done, state, day)
         trades = encode_trades(simulations, result.trades, day)
         totals.digest = combine_digests(totals.digest, digest_state(done, state, day))
     with totals.timed("write"):
         if len(done):
-            write_portfolio_days(connection, day, blocks)
+            write_portfolio_days(connection, day, rows)
         if len(result.trades):
             write_trades(connection, day, trades)
     totals.rows += len(done)
@@ -228,36 +225,4 @@ def _fault(simulations: Simulations, entry: Quarantined, day: int) -> Simulation
         entry.reason,
         entry.asset_id,
         entry.detail,
-    )
-
-
-def _select(frame: Frame, where: NDArray[np.bool_], forget: set[tuple[int, int]] | None = None) -> Frame:
-    rows = np.flatnonzero(where)
-    unreadable = [key for key in frame.unreadable if not forget or key not in forget]
-    return Frame(frame.simulations.take(rows), frame.state.take(rows), frame.state_day[rows], unreadable)
-
-
-def _concatenate(one: Frame, two: Frame) -> Frame:
-    """Both frames as one, padded to the wider one's slots, in key order."""
-    order = np.lexsort(
-        (
-            np.concatenate([one.simulations.simulation_id, two.simulations.simulation_id]),
-            np.concatenate([one.simulations.user_id, two.simulations.user_id]),
-        )
-    )
-
-    def joined(a: NDArray[np.generic], b: NDArray[np.generic]) -> NDArray[np.generic]:
-        if a.ndim == 2:
-            width = max(a.shape[1], b.shape[1])
-            a, b = (np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (a, b))
-        return np.concatenate([a, b])[order]
-
-    def merge(a: Simulations | State, b: Simulations | State) -> dict[str, NDArray[np.generic]]:
-        return {name: joined(getattr(a, name), getattr(b, name)) for name in type(a).__slots__}
-
-    return Frame(
-        Simulations(**merge(one.simulations, two.simulations)),  # type: ignore[arg-type]
-        State(**merge(one.state, two.state)),  # type: ignore[arg-type]
-        np.concatenate([one.state_day, two.state_day])[order],
-        one.unreadable + two.unreadable,
     )

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from core.clock import day_number
 from core.database import driver_connection
 from core.errors import UsageError
 from engine.digest import combine_digests, digest_rows
 from models.copy_codec import INT4, INT8, Column, RowFormat
+from services.copying import copy_out
 from services.locks import Connection
 
 _FORMAT = RowFormat(
@@ -45,6 +46,7 @@ def digest_of_day(engine: Engine, day: date | None = None) -> DayDigest:
         UsageError: no day has rows.
     """
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        connection.execute(text("SELECT 1"))  # begins the transaction in which all chunks see the same rows
         raw = driver_connection(connection)
         day = day or _newest_day(raw)
         if day is None:
@@ -78,8 +80,7 @@ def _digest_chunk(connection: Connection, day: date, after: tuple[int, int]) -> 
         f" AND (user_id, simulation_id) > ({after[0]}, {after[1]})"
         f" ORDER BY user_id, simulation_id LIMIT {_CHUNK_ROWS}"
     )
-    with connection.cursor() as cursor, cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT BINARY)".encode()) as copy:
-        groups = _FORMAT.decode(copy)
+    groups = _FORMAT.decode(copy_out(connection, query))
     digest, count = 0, 0
     for group in groups:
         values = group.values

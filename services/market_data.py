@@ -12,23 +12,22 @@ from core.clock import day_from_number
 from engine.market import Market
 from engine.strategies.base import MAX_LOOKBACK
 from models.copy_codec import DATE, INT4, INT8, Column, RowFormat
+from services.copying import copy_out
 
 _FORMAT = RowFormat((Column("asset_id", INT4), Column("day", DATE), Column("close", INT8)))
 
 # The closes of the days themselves, and of each asset the newest before them that a window can reach: whatever the
 # range of days that a batch is asked for, it sees the same closes, so that the result cannot depend on the range.
 _CLOSES = """
-COPY (
-    SELECT asset_id, day, close FROM (
-        SELECT asset_id, day, close FROM closes WHERE day BETWEEN '{first}' AND '{last}'
-        UNION ALL
-        SELECT before.asset_id, before.day, before.close
-        FROM assets CROSS JOIN LATERAL (
-            SELECT asset_id, day, close FROM closes
-            WHERE asset_id = assets.id AND day < '{first}' ORDER BY day DESC LIMIT {window}
-        ) AS before
-    ) AS seen ORDER BY asset_id, day
-) TO STDOUT (FORMAT BINARY)
+SELECT asset_id, day, close FROM (
+    SELECT asset_id, day, close FROM closes WHERE day BETWEEN '{first}' AND '{last}'
+    UNION ALL
+    SELECT before.asset_id, before.day, before.close
+    FROM assets CROSS JOIN LATERAL (
+        SELECT asset_id, day, close FROM closes
+        WHERE asset_id = assets.id AND day < '{first}' ORDER BY day DESC LIMIT {window}
+    ) AS before
+) AS seen ORDER BY asset_id, day
 """
 
 
@@ -37,12 +36,10 @@ def load_market(
 ) -> Market:
     """The market of the day numbers `days[0]..days[1]`, with the row before them, which signals need."""
     first, last = days[0] - 1, days[1]
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT id FROM assets ORDER BY id")
-        asset_ids = np.array([row[0] for row in cursor.fetchall()], dtype=np.int32)
-        statement = _CLOSES.format(first=day_from_number(first), last=day_from_number(last), window=MAX_LOOKBACK + 1)
-        with cursor.copy(statement.encode()) as copy:
-            groups = _FORMAT.decode(copy)
+    ids = connection.execute("SELECT id FROM assets ORDER BY id").fetchall()
+    asset_ids = np.array([row[0] for row in ids], dtype=np.int32)
+    query = _CLOSES.format(first=day_from_number(first), last=day_from_number(last), window=MAX_LOOKBACK + 1)
+    groups = _FORMAT.decode(copy_out(connection, query))
     if not groups:
         nothing = np.zeros(0, dtype=np.int32)
         return Market.from_closes(

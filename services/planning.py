@@ -24,7 +24,7 @@ _ONE_DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class _Nights:
-    """What is there to plan from: the newest nightly day, the first day of any simulation, when nights began, prices."""
+    """What there is to plan from: the newest nightly day, the first start, when nights began, and prices."""
 
     planned_through: date | None
     first_start: date | None

@@ -1,61 +1,71 @@
-"""A batch's rows in and out of PostgreSQL: one COPY to read, one COPY a day and table to write."""
+"""A batch's rows in and out of PostgreSQL: one COPY a table.
+
+Simulations and their rows of the day before are read by two COPYs and joined by the reader: the server would sort both
+by key first, which costs it more than sending them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import date
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.clock import day_from_number
-from models.copy_codec import HEADER, TRAILER
-from models.portfolio_rows import PORTFOLIO_FORMAT, READ_FORMAT, TRADE_FORMAT, Frame, frame_of
+from models.copy_codec import RowFormat
+from models.portfolio_rows import (
+    PORTFOLIO_FORMAT,
+    SIMULATION_FORMAT,
+    STATE_FORMAT,
+    TRADE_FORMAT,
+    Frame,
+    frame_of,
+    place_states,
+)
+from services.copying import copy_in, copy_out
 from services.locks import Connection
 
-_READ_COLUMNS = (
-    "s.user_id, s.id, s.strategy, s.start_day, s.initial_cash, s.params, s.asset_ids, s.weights_ppm,"
-    " p.day, p.nights, p.cash, p.equity, p.peak, p.return_mean, p.return_m2, p.max_drawdown,"
-    " p.asset_ids, p.quantities, p.cost_basis, p.state"
-)
-_PORTFOLIO_NAMES = ", ".join(column.name for column in PORTFOLIO_FORMAT.columns)
-_TRADE_NAMES = ", ".join(column.name for column in TRADE_FORMAT.columns)
+
+def _names(row_format: RowFormat, prefix: str = "") -> str:
+    return ", ".join(prefix + column.name for column in row_format.columns)
 
 
 def read_frame(connection: Connection, users: tuple[int, int], before: date, through: date) -> Frame:
     """The simulations of `users` ([lo, hi)) that have begun by `through`, with their state at the close of `before`.
 
-    Those without a row on `before` come with their initial state; `read_latest` tells whether they have an older one.
+    Those without a row on `before` come with their initial state; `place_latest` finds older ones.
     """
-    lo, hi = users
-    return _read(
+    scope = f"user_id >= {int(users[0])} AND user_id < {int(users[1])}"
+    # COPY takes no parameters; what is put in are integers and dates.
+    simulations = copy_out(
         connection,
-        # COPY takes no parameters; what is put in are integers and dates.
-        f"SELECT {_READ_COLUMNS} FROM simulations s"  # noqa: S608
-        " LEFT JOIN portfolio_days p ON p.user_id = s.user_id AND p.simulation_id = s.id"
-        f" AND p.day = '{before}' AND p.user_id >= {int(lo)} AND p.user_id < {int(hi)}"
-        f" WHERE s.user_id >= {int(lo)} AND s.user_id < {int(hi)} AND s.start_day <= '{through}'"
-        " ORDER BY s.user_id, s.id",
+        f"SELECT {_names(SIMULATION_FORMAT)} FROM simulations WHERE {scope} AND start_day <= '{through}'",  # noqa: S608
     )
+    frame = frame_of(SIMULATION_FORMAT.decode(simulations))
+    del simulations
+    states = copy_out(
+        connection,
+        f"SELECT {_names(STATE_FORMAT)} FROM portfolio_days WHERE day = '{before}' AND {scope}",  # noqa: S608
+    )
+    place_states(frame, STATE_FORMAT.decode(states))
+    return frame
 
 
-def read_latest(connection: Connection, simulations: Sequence[tuple[int, int]], through: date) -> Frame:
-    """The given (user_id, simulation_id) pairs with their newest row on or before `through`, however old it is."""
-    keys = ", ".join(f"({int(user)}::bigint, {int(simulation)}::bigint)" for user, simulation in simulations)
+def place_latest(connection: Connection, frame: Frame, where: NDArray[np.bool_], through: date) -> None:
+    """Give the simulations of the mask `where` their newest row on or before `through`, however old it is."""
+    pairs = zip(frame.simulations.user_id[where].tolist(), frame.simulations.simulation_id[where].tolist(), strict=True)
+    states = copy_out(connection, _latest_query(list(pairs), through))
+    place_states(frame, STATE_FORMAT.decode(states))
+
+
+def _latest_query(keys: Sequence[tuple[int, int]], through: date) -> str:
     newest = (
-        "SELECT * FROM portfolio_days d WHERE d.user_id = s.user_id AND d.simulation_id = s.id"  # noqa: S608 - as above
+        "SELECT * FROM portfolio_days d WHERE d.user_id = k.user_id AND d.simulation_id = k.id"  # noqa: S608 - as above
         f" AND d.day <= '{through}' ORDER BY d.day DESC LIMIT 1"
     )
-    return _read(
-        connection,
-        f"SELECT {_READ_COLUMNS} FROM (VALUES {keys}) AS k (user_id, id) JOIN simulations s USING (user_id, id)"  # noqa: S608
-        f" LEFT JOIN LATERAL ({newest}) AS p ON true ORDER BY s.user_id, s.id",
-    )
-
-
-def _read(connection: Connection, query: str) -> Frame:
-    with connection.cursor() as cursor, cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT BINARY)".encode()) as copy:
-        return frame_of(READ_FORMAT.decode(copy))
+    values = ", ".join(f"({user}::bigint, {simulation}::bigint)" for user, simulation in keys)
+    return f"SELECT {_names(STATE_FORMAT, 'p.')} FROM (VALUES {values}) AS k (user_id, id), LATERAL ({newest}) AS p"  # noqa: S608
 
 
 def simulations_with_rows(connection: Connection, users: tuple[int, int], days: tuple[date, date]) -> NDArray[np.int64]:
@@ -68,21 +78,11 @@ def simulations_with_rows(connection: Connection, users: tuple[int, int], days: 
     return np.array([row[0] for row in rows], dtype=np.int64)
 
 
-def write_portfolio_days(connection: Connection, day: int, blocks: Iterable[memoryview]) -> None:
+def write_portfolio_days(connection: Connection, day: int, rows: bytes) -> None:
     """Append rows of one day, straight into its partition: routing a million rows costs, and the day is known."""
-    partition = f"portfolio_days_{day_from_number(day):%Y%m%d}"
-    _write(connection, f"COPY {partition} ({_PORTFOLIO_NAMES}) FROM STDIN (FORMAT BINARY)", blocks)
+    copy_in(connection, f"portfolio_days_{day_from_number(day):%Y%m%d}", _names(PORTFOLIO_FORMAT), [rows])
 
 
-def write_trades(connection: Connection, day: int, block: memoryview) -> None:
+def write_trades(connection: Connection, day: int, rows: memoryview) -> None:
     """Append one day's trades."""
-    partition = f"trades_{day_from_number(day):%Y%m}"
-    _write(connection, f"COPY {partition} ({_TRADE_NAMES}) FROM STDIN (FORMAT BINARY)", [block])
-
-
-def _write(connection: Connection, statement: str, blocks: Iterable[memoryview]) -> None:
-    with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-        copy.write(HEADER)
-        for block in blocks:
-            copy.write(block)
-        copy.write(TRAILER)
+    copy_in(connection, f"trades_{day_from_number(day):%Y%m}", _names(TRADE_FORMAT), [rows])

@@ -21,7 +21,7 @@ from typing import Any
 VARIABLE = "_CHAOS_DIRECTORY"
 ARMED, FIRED = "armed", "fired"
 TRIPLE = "triple"
-IDLE_SECONDS, LOCK_SECONDS = 2, 1
+IDLE_SECONDS, LOCK_SECONDS = 3, 1
 _OPTIONS = f" -c idle_in_transaction_session_timeout={IDLE_SECONDS}s -c lock_timeout={LOCK_SECONDS}s"
 
 # Module, function, the moment before it, the moment after it.
@@ -118,7 +118,7 @@ def _reach(directory: Path, moment: str) -> None:
 
 
 def _shorten_timeouts(module: ModuleType) -> None:
-    create = module.create_engine  # type: ignore[attr-defined]
+    create = module.create_engine
 
     def create_engine(*arguments: Any, connect_args: dict[str, Any], **keywords: Any) -> Any:
         options = connect_args.get("options", "") + _OPTIONS

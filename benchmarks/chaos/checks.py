@@ -9,8 +9,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from benchmarks.chaos.world import CHAOS, REFERENCE, World
+from benchmarks.chaos.logs import Said
+from benchmarks.chaos.world import CHAOS, REFERENCE, PoisonUser, World
 from services.digest import digest_of_day
+from services.poison import REASON_WORKER_LOST
+
+ATTEMPTS_ALONE = 2
 
 _KEYS = "SELECT day, simulation_id, count(*) FROM portfolio_days GROUP BY day, simulation_id"
 _TRADES = """
@@ -57,16 +61,19 @@ class Verdict:
         return len(self.failures) == before
 
 
-def check(world: World) -> Verdict:
-    """Compare the database of the faults with that of the truth, and with what it says of itself."""
+def check(world: World, said: Said, *, divisions: int = 0) -> Verdict:
+    """Compare the database of the faults with that of the truth, with what it says of itself, and with the logs.
+
+    `divisions`: how many batches may have been divided at most.
+    """
     truth, faults = world.engine(REFERENCE), world.engine(CHAOS)
     verdict = Verdict()
     with truth.connect() as expected, faults.connect() as found:
         _check_rows(verdict, expected, found)
         verdict.runs_ok = verdict.check(_runs(found, world.days))
-        verdict.batches_ok = verdict.check(_batches(found))
+        verdict.batches_ok = verdict.check(_batches(found, divisions))
         verdict.counts_ok = verdict.check(_counts(expected, found))
-        verdict.quarantine_ok = verdict.check(_quarantine(found, world))
+        verdict.quarantine_ok = verdict.check(_quarantine(found, world, said))
     digests = [digest_of_day(faults, day).digest for day in world.days]
     verdict.digest = digests[-1]
     verdict.digest_equal = verdict.check(_digests(digests, truth, faults, world.days))
@@ -96,11 +103,14 @@ def _runs(found: Connection, days: tuple[date, ...]) -> Iterator[str]:
         yield "runs: the nights did not end in order"
 
 
-def _batches(found: Connection) -> Iterator[str]:
-    counts = dict(found.execute(text("SELECT status, count(*) FROM batches GROUP BY status")).tuples().all())
+def _batches(found: Connection, divisions: int) -> Iterator[str]:
+    query = text("SELECT status, count(*) AS number FROM batches GROUP BY status")
+    counts: dict[str, int] = {row.status: row.number for row in found.execute(query)}
     wrong = {status: count for status, count in counts.items() if status not in ("done", "split")}
     if wrong:
         yield f"batches: {wrong} are neither done nor split"
+    if counts.get("split", 0) > divisions:
+        yield f"batches: {counts['split']} were divided, at most {divisions} had a reason: attempts are miscounted"
     overlapping = len(found.execute(text(_RANGES)).all())
     if overlapping:
         yield f"batches: {overlapping} share users with another of their run"
@@ -123,8 +133,8 @@ def _counts(expected: Connection, found: Connection) -> Iterator[str]:
             yield f"counts: {what} differ from a fault-free run's: {first}"
 
 
-def _quarantine(found: Connection, world: World) -> Iterator[str]:
-    rows = found.execute(text("SELECT user_id, simulation_id, day, reason, detail FROM quarantine")).all()
+def _quarantine(found: Connection, world: World, said: Said) -> Iterator[str]:
+    rows = found.execute(text("SELECT user_id, batch_id, day, reason, detail FROM quarantine")).all()
     there = {row.user_id: row for row in rows}
     if len(there) != len(rows):
         yield "quarantine: somebody is in it twice"
@@ -135,7 +145,7 @@ def _quarantine(found: Connection, world: World) -> Iterator[str]:
         row: Any = there.get(user_id)
         if row is None:
             yield f"quarantine: user {user_id} ({user.fault.kind}) is not in it"
-        elif (row.day, row.reason) != (user.day, user.reason) or not row.detail.startswith(user.detail):
+        elif row.day != user.day or not _is_true(row, user, said.errors.get(row.batch_id, [])):
             yield (
                 f"quarantine: user {user_id} ({user.fault.kind}) is in it for {row.day} {row.reason} {row.detail!r},"
                 f" not for {user.day} {user.reason} {user.detail!r}"
@@ -146,12 +156,23 @@ def _quarantine(found: Connection, world: World) -> Iterator[str]:
         yield f"quarantine: {told} notifications of runs, not {poisoned}"
 
 
+def _is_true(row: Any, user: PoisonUser, errors: list[str]) -> bool:
+    """Whether the reason is what the user does, or what another fault did to the batch in which he stood alone."""
+    if row.reason == user.reason and row.detail.startswith(user.detail):
+        return True
+    if row.reason == REASON_WORKER_LOST:
+        # Not every attempt ended with an error, so some worker was lost.
+        return len(errors) < ATTEMPTS_ALONE
+    return row.detail in errors and row.detail.startswith("SoftTimeLimitExceeded")
+
+
 def _digests(digests: list[str], truth: Engine, faults: Engine, days: tuple[date, ...]) -> Iterator[str]:
     with faults.connect() as found:
-        said = dict(found.execute(text("SELECT day, digest FROM runs")).tuples().all())
+        query = text("SELECT day, digest FROM runs WHERE digest IS NOT NULL")
+        said: dict[date, int] = {row.day: row.digest for row in found.execute(query)}
     for day, digest in zip(days, digests, strict=True):
         wanted = digest_of_day(truth, day).digest
         if digest != wanted:
             yield f"digest: {day} has {digest}, a fault-free run {wanted}"
-        if said.get(day) is None or f"{said[day] % 2**64:016x}" != digest:
+        if day not in said or f"{said[day] % 2**64:016x}" != digest:
             yield f"digest: the run of {day} says {said.get(day)}, the table has {digest}"

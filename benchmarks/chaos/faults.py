@@ -67,7 +67,7 @@ def _kill_page(name: str, page: str) -> Strike:
 def _stop_pool_child(site: Site, fault: Fault, hit: Hit) -> Recovered:
     """Stop a child in the middle of a batch until another has done the batch; it wakes up to a lost claim."""
     moment = _STOPPING_MOMENTS[fault.pick % len(_STOPPING_MOMENTS)]
-    with site.moment_lock:
+    with site.moment_locks[moment]:
         site.moments.arm(moment, SIGSTOP)
         pid = wait_for(lambda: site.moments.reached(moment), _REACHED_SECONDS)
     try:
@@ -101,7 +101,7 @@ def _stop_worker_group(site: Site, fault: Fault, hit: Hit) -> Recovered:
 def _crash(site: Site, fault: Fault, hit: Hit) -> Recovered:
     """Have whoever reaches the moment first kill himself there."""
     moment = fault.kind.removeprefix("crash_")
-    with site.moment_lock:
+    with site.moment_locks[moment]:
         site.moments.arm(moment, SIGKILL)
         try:
             pid = wait_for(lambda: site.moments.reached(moment), _REACHED_SECONDS)
@@ -138,7 +138,7 @@ def _duplicates(site: Site, _fault: Fault, hit: Hit) -> Recovered:
     site.moments.triple()
     key = queue_key(Queue.SIMULATIONS)
     with site.redis() as client:
-        waiting = [bytes(item) for item in client.lrange(key, 0, -1)]  # type: ignore[union-attr]
+        waiting = client.lrange(key, 0, -1)
         if waiting:
             client.lpush(key, *waiting, *waiting)
     hit(f"{len(waiting)} messages that waited, and all to come")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 import tempfile
 import time
@@ -16,13 +16,14 @@ from typing import Any
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from benchmarks.chaos.checks import Verdict, check
+from benchmarks.chaos.checks import ATTEMPTS_ALONE, Verdict, check
 from benchmarks.chaos.faults import STRIKES
 from benchmarks.chaos.installed import installed
+from benchmarks.chaos.logs import read_logs
 from benchmarks.chaos.proxy import EventLoop, Proxy
-from benchmarks.chaos.schedule import POISON, Fault, Kind, schedule
+from benchmarks.chaos.schedule import HARMLESS, POISON, Fault, Kind, schedule
 from benchmarks.chaos.site import POLL_SECONDS, GaveUpError, Site, wait_for
-from benchmarks.chaos.world import CHAOS, NOW, World, make_world, run_reference
+from benchmarks.chaos.world import CHAOS, NOW, World, make_world, run_undisturbed
 from core.clock import utc_now
 from core.database import session_scope
 from core.settings import Settings
@@ -33,15 +34,16 @@ from workers.stack import Stack
 BOUND_SECONDS = 60.0
 """After the last fault was taken back, every night has ended within this time; so has the recovery from each fault."""
 _PATIENCE_SECONDS = 30.0
+# Two pool processes, twice each while a fault is held.
+_BROKEN_ATTEMPTS = 4
 # A server's crash is not a machine's: what was written is there.
 _POSTGRES = {"fsync": "off", "shared_buffers": "64MB"}
 # Each as in production in proportion to the others, and all of them short.
 _SHORT = {
-    "tick_seconds": 1.0, "overdue_seconds": 3.0, "soft_time_limit": 4, "hard_time_limit": 6, "visibility_timeout": 8,
-    "max_attempts": 2, "workers": 2, "flower_port": 0, "exporter_port": 0, "log_level": "info", "log_format": "json",
-    "database_url": None, "redis_url": None, "dev_night_every": None,
+    "tick_seconds": 1.0, "overdue_seconds": 3.0, "soft_time_limit": 2, "hard_time_limit": 6, "visibility_timeout": 8,
+    "max_attempts": ATTEMPTS_ALONE, "workers": 2, "flower_port": 0, "exporter_port": 0,
+    "log_level": "info", "log_format": "json", "database_url": None, "redis_url": None, "dev_night_every": None,
 }  # fmt: skip
-_NEEDLESS = ("batch is taken", "batch is done, cancelled or not due")
 
 
 @dataclass(slots=True)
@@ -91,16 +93,25 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """One flat document."""
-        document = asdict(self)
-        verdict = document.pop("verdict")
+        document: dict[str, Any] = asdict(self)
+        verdict: dict[str, Any] = document.pop("verdict")
         verdict.pop("failures")
-        return document | verdict | {"ok": self.ok, "replay": self.replay, "bound_s": BOUND_SECONDS}
+        verdict |= {"ok": self.ok, "replay": self.replay, "bound_s": BOUND_SECONDS}
+        return document | verdict
 
 
 def run_seed(
-    seed: int, *, nights: int, users: int, settings: Settings, tell: Callable[[str], None] = lambda _: None
+    seed: int,
+    *,
+    nights: int,
+    users: int,
+    settings: Settings,
+    logs: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Run `nights` nights of `users` users under the faults of `seed`, and check what came out.
+
+    The logs of all processes are kept in a directory below `logs`; without it, in a temporary one if a check fails.
 
     Raises:
         UsageError: more nights than the samples have, or too few users.
@@ -113,17 +124,25 @@ def run_seed(
         with _site(seed, nights, users, home, settings, faults, tell) as site:
             struck, ended = _nights_under(site, faults, tell)
             finished_s = site.elapsed()
-            verdict = check(site.world)
+            said = read_logs(home / "log")
+            verdict = check(site.world, said, divisions=_divisions(faults, site.world.batch_users))
             publications = _publications(site.world)
         report = Report(
-            seed, nights, users, struck, verdict, ended, 0.0, round(finished_s, 2), publications, _needless(home)
+            seed, nights, users, struck, verdict, ended, 0.0, round(finished_s, 2), publications, said.needless
         )
         report.failures = [*_failures(report), *verdict.failures]
-        if not report.ok:
-            report.logs = tempfile.mkdtemp(prefix=f"nightshift-chaos-seed-{seed}-")
-            shutil.copytree(home / "log", report.logs, dirs_exist_ok=True)
+        if logs is not None or not report.ok:
+            report.logs = _keep(home / "log", logs, seed)
     report.seconds = round(time.perf_counter() - began, 2)
     return report
+
+
+def _keep(source: Path, logs: Path | None, seed: int) -> str:
+    if logs is not None:
+        logs.mkdir(parents=True, exist_ok=True)
+    directory = tempfile.mkdtemp(prefix=f"nightshift-chaos-seed-{seed}-", dir=logs)
+    shutil.copytree(source, directory, dirs_exist_ok=True)
+    return directory
 
 
 @contextmanager
@@ -145,7 +164,7 @@ def _site(
         offset = NOW - (utc_now() - settings.clock_offset)
         changes = {"home": home, "clock_offset": offset, "batch_users": world.batch_users, "catch_up_days": nights}
         settings = settings.model_copy(update=_SHORT | changes)
-        run_reference(world, settings)
+        run_undisturbed(world, settings)
         tell(f"seed {seed}: {nights} nights of {users:,} users without faults are done; now with {len(faults)} faults")
         loop = stack_of.enter_context(EventLoop())
         proxied, proxies = _proxied(loop, ServerUrls(world.url(CHAOS), urls.redis_url))
@@ -251,19 +270,15 @@ def _record_poison(site: Site, faults: Sequence[Fault], struck: Sequence[Struck]
             record.recovered_s = round((row.created_at - row.started_at).total_seconds(), 2)
 
 
+def _divisions(faults: Sequence[Fault], batch_users: int) -> int:
+    """How many batches may be divided: one a level for each poisonous user, and those that lost their workers twice."""
+    levels = math.ceil(math.log2(batch_users))
+    return sum(levels if fault.kind in POISON else _BROKEN_ATTEMPTS * (fault.kind not in HARMLESS) for fault in faults)
+
+
 def _publications(world: World) -> int:
     with world.engine(CHAOS).connect() as connection:
         return int(connection.execute(text("SELECT coalesce(sum(publications), 0) FROM batches")).scalar_one())
-
-
-def _needless(home: Path) -> int:
-    """Deliveries that found nothing to do, as the workers logged them."""
-    count = 0
-    for path in (home / "log").glob("simulations.log*"):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError, AttributeError):
-                count += json.loads(line).get("event") in _NEEDLESS
-    return count
 
 
 def _failures(report: Report) -> Iterator[str]:

@@ -67,6 +67,12 @@ CRASHES = tuple(kind for kind in KINDS if kind.startswith("crash_"))
 _BETWEEN_NIGHTS = (
     Kind.CRASH_BEFORE_PUBLISH, Kind.CRASH_AFTER_PUBLISH, Kind.CRASH_AFTER_MARK, Kind.DUPLICATES,
 )  # fmt: skip
+# They break no attempt at a batch, so nothing may be divided for their sake.
+HARMLESS = (
+    Kind.KILL_CONTROL, Kind.KILL_BEAT, Kind.KILL_EXPORTER, Kind.KILL_FLOWER, Kind.REDIS_FLUSHALL, Kind.DUPLICATES,
+    Kind.MALFORMED, Kind.POSTGRES_LOCK, Kind.POSTGRES_TERMINATE, Kind.CRASH_BEFORE_CLAIM, Kind.CRASH_BEFORE_PUBLISH,
+    Kind.CRASH_AFTER_PUBLISH, Kind.CRASH_AFTER_MARK,
+)  # fmt: skip
 _NETWORK = (Kind.LATENCY, Kind.HALF_OPEN, Kind.CUT)
 
 

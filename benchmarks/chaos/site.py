@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,7 +39,11 @@ _PROGRESS = text(
     " LATERAL (SELECT coalesce(sum(users), 0) AS done FROM batches"
     "          WHERE run_id = r.id AND status = 'done') b"
 )
-_DONE_SINCE = text("SELECT EXISTS (SELECT FROM batches WHERE status = 'done' AND finished_at > :since)")
+# Workers have some messages in hand when Redis goes away: those batches are begun and done without it.
+_IN_HAND = 4
+_DONE_SINCE = text(
+    f"SELECT count(*) > {_IN_HAND} FROM batches WHERE status = 'done' AND started_at > :since"  # noqa: S608 - a constant
+)
 _TICK_SINCE = text("SELECT EXISTS (SELECT FROM beat_ticks WHERE name = 'tick' AND last_run_at > :since)")
 
 
@@ -46,7 +51,7 @@ class GaveUpError(Exception):
     """What was waited for did not come."""
 
 
-def wait_for(condition: Callable[[], T], seconds: float) -> T:
+def wait_for(condition: Callable[[], T | None], seconds: float) -> T:
     """The first truthy result of `condition`.
 
     Raises:
@@ -75,7 +80,7 @@ class Site:
     stack: Stack
     began: float = field(default_factory=time.monotonic)
     server_locks: dict[str, Lock] = field(default_factory=lambda: {"postgres": Lock(), "redis": Lock()})
-    moment_lock: Lock = field(default_factory=Lock)
+    moment_locks: dict[str, Lock] = field(default_factory=lambda: defaultdict(Lock))
 
     @property
     def home(self) -> Path:
@@ -122,7 +127,7 @@ class Site:
         return False
 
     def night_goes_on(self, since: datetime) -> bool:
-        """Whether a batch was done after `since`, or, where none is left to be done, a tick."""
+        """Whether batches were begun and done after `since`, or, where all nights have ended, a tick."""
         with suppress(SQLAlchemyError):
             if self._ask(_DONE_SINCE, since):
                 return True

@@ -106,9 +106,9 @@ def make_world(server_url: str, *, seed_number: int, users: int, nights: int, fa
 
 
 def batch_size(users: int) -> int:
-    """About twenty batches a night, the last of them of two users: whoever hangs is among those."""
-    size = max(users // 20, 3)
-    while size > 3 and users % size != 2:
+    """About twenty batches a night, the last of them of at most four users: whoever hangs is among those."""
+    size = max(users // 20, 4)
+    while size > 4 and not 1 <= users % size <= 4:
         size -= 1
     return size
 
@@ -143,9 +143,9 @@ def _poison(world: World) -> None:
             )
 
 
-def run_reference(world: World, settings: Settings) -> None:
-    """The nights as they should be: planned, done and finished in this process."""
-    engine = world.engine(REFERENCE)
+def run_undisturbed(world: World, settings: Settings, name: str = REFERENCE) -> None:
+    """The nights as they should be, in one of the databases: planned, done and finished in this process."""
+    engine = world.engine(name)
     waiting: list[BatchMessage] = []
     worker = BatchWorker(
         engine, settings, waiting.extend, lambda: NOW, "reference", MarketCache(settings.max_stale_days)

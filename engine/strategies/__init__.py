@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.slots import codes_in
 from engine.strategies.base import Strategy
 from engine.strategies.buy_and_hold import BuyAndHold
 from engine.strategies.dca import Dca
@@ -53,7 +54,7 @@ def strategy_by_name(name: str) -> Strategy:
 
 def initial_states(codes: NDArray[np.int16]) -> Ints:
     """int64 (n, S), the state before the first day of simulations with these strategy codes, zero padded."""
-    present = [strategies()[code] for code in np.unique(codes).tolist() if code in strategies()]
+    present = [strategies()[code] for code in codes_in(codes) if code in strategies()]
     states = np.zeros((len(codes), max((len(s.initial_state) for s in present), default=1)), dtype=np.int64)
     for strategy in present:
         states[codes == strategy.code, : len(strategy.initial_state)] = strategy.initial_state

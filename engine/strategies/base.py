@@ -14,6 +14,7 @@ from pydantic import BeforeValidator
 
 from engine.night import Night
 from engine.params import COMMON, Parameters
+from engine.slots import any_slot, pack_bits
 from engine.ticks import MAX, Bools, Ints
 
 MAX_LOOKBACK = 250
@@ -80,7 +81,7 @@ class Strategy(ABC):
         if params.shape[1] < width:
             return np.ones(len(params), dtype=np.bool_)
         used = params[:, :width]
-        wrong |= ((used < lower) | (used > upper)).any(axis=1)
+        wrong |= any_slot((used < lower) | (used > upper))
         return np.asarray(wrong | self.inconsistent(used[:, COMMON:]))
 
     @cached_property
@@ -116,7 +117,7 @@ def enter_and_leave(night: Night, enter: Bools, leave: Bools, unblock: Bools) ->
     state, held, bits = night.state.strategy_state, night.state.quantities, slot_bits(enter.shape[1])
     blocked = (state[:, :1] & bits) != 0
     blocked &= ~unblock
-    state[:, 0] = (blocked * bits).sum(axis=1)
+    state[:, 0] = pack_bits(blocked)
     sell = leave & night.tradable & (held > 0)
     orders[sell] = -held[sell]
     buy = enter & night.tradable & (held == 0) & ~blocked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.night import Night
 from engine.params import Parameters
+from engine.slots import pack_bits
 from engine.strategies.base import Strategy, slot_bits
 from engine.ticks import Ints
 
@@ -22,5 +23,5 @@ class BuyAndHold(Strategy):
         buy = night.tradable & ((state[:, :1] & bits) == 0)
         if buy.any():
             night.buy_for(orders, buy, night.weighted(night.simulations.initial_cash))
-            state[:, 0] |= (buy * bits).sum(axis=1)
+            state[:, 0] |= pack_bits(buy)
         return orders

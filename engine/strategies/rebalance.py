@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from engine import params
 from engine.night import Night
+from engine.slots import any_slot
 from engine.strategies.base import Calendar, Period, Strategy, period_numbers
 from engine.ticks import PPM, Bools, Ints, mul_div_floor
 
@@ -62,5 +63,5 @@ def _drifted(night: Night, candidates: Bools) -> Bools:
         row, slot = np.nonzero(np.ones((len(rows), night.columns.shape[1]), dtype=np.bool_))
         value = night.previous_value(rows[row], slot).reshape(len(rows), -1)
         share = mul_div_floor(value, PPM, previous[rows, None])
-        drifted[rows] = (np.abs(share - night.simulations.weights[rows]) > band[rows, None]).any(axis=1)
+        drifted[rows] = any_slot(np.abs(share - night.simulations.weights[rows]) > band[rows, None])
     return drifted
