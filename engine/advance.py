@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
@@ -15,8 +15,7 @@ from engine.orders import NO_TRADES, Trades, apply_stops, fill
 from engine.slots import any_slot, codes_in, sum_slots
 from engine.statistics import record_day
 from engine.strategies import strategies
-from engine.strategies.base import Strategy
-from engine.ticks import PPM, Bools
+from engine.ticks import PPM, Bools, Ints
 
 
 class Reason(StrEnum):
@@ -70,40 +69,56 @@ def advance(simulations: Simulations, state: State, market: Market, day: int) ->
     ok = np.ones(len(simulations), dtype=np.bool_)
     ok[[entry.row for entry in quarantined]] = False
 
-    after = state.copy()
-    parts: list[Trades] = []
-    for code in codes_in(simulations.strategy[ok]):
-        rows = _rows(ok & (simulations.strategy == code))
-        night = _night(simulations.take(rows), after.take(rows), market, day, columns[rows])
-        trades = _advance_strategy(strategies()[code], night)
-        if not isinstance(rows, slice):
-            # Of a slice, the night's state is a view into `after`.
-            after.put(rows, night.state)
-        failed = _indices(rows, len(ok))[night.overflow]
+    night = _night(simulations, state.copy(), market, day, columns)
+    # Nothing of a refused row may be believed, so nothing of it trades.
+    night.tradable &= ok[:, None]
+    if not ok.any():
+        return DayResult(night.state, ok, NO_TRADES, sorted(quarantined, key=lambda entry: entry.row))
+    orders, blocking = _orders(night, ok)
+    apply_stops(night, orders, blocking)
+    trades = fill(night, orders)
+    record_day(night.state, _equity_after(night, trades))
+
+    failed = np.flatnonzero(night.overflow & ok)
+    if len(failed):
         ok[failed] = False
+        trades = trades.of_rows(ok)
         quarantined += [
             Quarantined(int(index), Reason.OVERFLOW, 0, "a value does not fit 92 billion units") for index in failed
         ]
-        if len(trades):
-            parts.append(replace(trades, row=_indices(rows, len(ok))[trades.row]))
-    return DayResult(after, ok, _merge(parts, ok), sorted(quarantined, key=lambda entry: entry.row))
+    return DayResult(night.state, ok, trades, sorted(quarantined, key=lambda entry: entry.row))
 
 
-def _advance_strategy(strategy: Strategy, night: Night) -> Trades:
-    """Advance the rows of one strategy: `night.state` becomes the new state, in place."""
-    orders = strategy.orders(night)
-    apply_stops(night, orders, blocking=strategy.blocking)
-    trades = fill(night, orders)
-    equity = night.equity
-    changed = np.unique(trades.row)
-    if len(changed):
-        overflow = np.zeros(len(changed), dtype=np.bool_)
-        values = value_holdings(night.state.quantities[changed], night.price[changed], overflow)
-        equity = equity.copy()
-        equity[changed] = equity_of(night.state.cash[changed], values, overflow)
-        night.overflow[changed[overflow]] = True
-    record_day(night.state, equity)
-    return trades
+def _orders(night: Night, ok: Bools) -> tuple[Ints, Bools]:
+    """Each strategy's orders for its own rows, int64 (n, K), and bool (n,), whether a stop blocks the row's slot."""
+    orders = night.no_orders()
+    blocking = np.zeros(len(ok), dtype=np.bool_)
+    codes = night.simulations.strategy
+    for code in codes_in(codes[ok]):
+        strategy, rows = strategies()[code], _rows(ok & (codes == code))
+        part = night.take(rows)
+        orders[rows] = strategy.orders(part)
+        blocking[rows] = strategy.blocking
+        if not isinstance(rows, slice):
+            # Of a slice, the part's arrays are views into the night's.
+            night.state.strategy_state[rows] = part.state.strategy_state
+            night.overflow[rows] = part.overflow
+    return orders, blocking
+
+
+def _equity_after(night: Night, trades: Trades) -> Ints:
+    """int64 (n,), the equity before trading, revalued where there was a trade."""
+    traded = np.zeros(len(night.equity), dtype=np.bool_)
+    traded[trades.row] = True
+    rows = np.flatnonzero(traded)
+    if len(rows) == 0:
+        return night.equity
+    overflow = np.zeros(len(rows), dtype=np.bool_)
+    values = value_holdings(night.state.quantities[rows], night.price[rows], overflow)
+    equity = night.equity.copy()
+    equity[rows] = equity_of(night.state.cash[rows], values, overflow)
+    night.overflow[rows[overflow]] = True
+    return equity
 
 
 def _night(simulations: Simulations, state: State, market: Market, day: int, columns: NDArray[np.intp]) -> Night:
@@ -185,17 +200,3 @@ def _rows(mask: Bools) -> Rows:
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return rows
-
-
-def _indices(rows: Rows, count: int) -> NDArray[np.intp]:
-    return np.arange(count)[rows] if isinstance(rows, slice) else rows
-
-
-def _merge(parts: list[Trades], ok: Bools) -> Trades:
-    """The strategies' trades as one, ordered by row and slot, without those of rows that are not ok."""
-    if not parts:
-        return NO_TRADES
-    columns = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Trades)}
-    order = np.lexsort((columns["slot"], columns["row"])) if len(parts) > 1 else np.arange(len(columns["row"]))
-    order = order[ok[columns["row"][order]]]
-    return Trades(**{name: column[order] for name, column in columns.items()})

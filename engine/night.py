@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.frame import Simulations, State
+from engine.frame import Rows, Simulations, State
 from engine.market import Market
 from engine.params import COMMON
 from engine.slots import any_slot
@@ -16,7 +16,7 @@ from engine.ticks import PPM, TICKS, Bools, Ints, add_checked, mul_div_add_floor
 
 @dataclass(slots=True)
 class Night:
-    """n simulations of one strategy on one day. Strategies read it, and change nothing but `state.strategy_state`.
+    """n simulations on one day; a strategy sees its own, and changes nothing of it but `state.strategy_state`.
 
     Attributes:
         day: day number D.
@@ -39,6 +39,21 @@ class Night:
     tradable: Bools
     equity: Ints
     overflow: Bools
+
+    def take(self, rows: Rows) -> Night:
+        """The night of some of the simulations: views where `rows` is a slice, copies where it is not."""
+        return Night(
+            day=self.day,
+            market=self.market,
+            row=self.row,
+            simulations=self.simulations.take(rows),
+            state=self.state.take(rows),
+            columns=self.columns[rows],
+            price=self.price[rows],
+            tradable=self.tradable[rows],
+            equity=self.equity[rows],
+            overflow=self.overflow[rows],
+        )
 
     @property
     def params(self) -> Ints:

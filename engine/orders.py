@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +37,21 @@ class Trades:
     def __len__(self) -> int:
         return len(self.row)
 
+    def of_rows(self, ok: Bools) -> Trades:
+        """The trades of the rows of the mask `ok`."""
+        kept = ok[self.row]
+        return Trades(**{field.name: getattr(self, field.name)[kept] for field in fields(self)})
+
 
 _NONE = np.zeros(0, dtype=np.int64)
 NO_TRADES = Trades(_NONE, _NONE, _NONE.astype(np.int32), _NONE, _NONE, _NONE, _NONE, _NONE)
 
 
-def apply_stops(night: Night, orders: Ints, *, blocking: bool) -> None:
-    """Turn the orders of slots that hit their stop-loss or take-profit into the sale of all they hold."""
+def apply_stops(night: Night, orders: Ints, blocking: Bools) -> None:
+    """Turn the orders of slots that hit their stop-loss or take-profit into the sale of all they hold.
+
+    Where `blocking` (n,), the slot's bit in the strategy's state is set as well.
+    """
     params = night.simulations.params
     watched = (params[:, STOP_LOSS] > 0) | (params[:, TAKE_PROFIT] > 0)
     if not watched.any():
@@ -59,8 +67,9 @@ def apply_stops(night: Night, orders: Ints, *, blocking: bool) -> None:
     hit |= (profit > 0) & (value >= mul_div_floor(cost, PPM + profit, PPM))
     rows, slots = rows[hit], slots[hit]
     orders[rows, slots] = -held[rows, slots]
-    if blocking:
-        np.bitwise_or.at(night.state.strategy_state[:, 0], rows, slot_bits(orders.shape[1])[0, slots])
+    blocked = blocking[rows]
+    bits = slot_bits(orders.shape[1])[0, slots[blocked]]
+    np.bitwise_or.at(night.state.strategy_state[:, 0], rows[blocked], bits)
 
 
 def fill(night: Night, orders: Ints) -> Trades:

@@ -8,6 +8,8 @@ value is the true one. `floor(r / c)` then corrects the estimate. The few elemen
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -40,15 +42,16 @@ def mul_div_floor(a: ArrayLike, b: ArrayLike, c: ArrayLike, overflow: Bools | No
     Returns:
         int64; `MAX` where the result does not fit.
     """
-    return _div_mod(a, b, c, overflow)[0]
+    return _div_mod(a, b, c, overflow).quotient
 
 
 def mul_div_round(a: ArrayLike, b: ArrayLike, c: ArrayLike, overflow: Bools | None = None) -> Ints:
     """`a * b / c` rounded half to even; otherwise as `mul_div_floor`."""
-    quotient, remainder, divisor = _div_mod(a, b, c, overflow)
+    parts = _div_mod(a, b, c, overflow)
+    quotient, remainder, divisor = parts.quotient, parts.remainder, parts.divisor
     # 2 * remainder > divisor, or = and the quotient is odd; written so that nothing can overflow.
     up = remainder + (quotient & 1) > divisor - remainder
-    if quotient.max(initial=0) == MAX:
+    if parts.huge:
         full = quotient == MAX
         if overflow is not None:
             overflow |= up & full
@@ -58,10 +61,10 @@ def mul_div_round(a: ArrayLike, b: ArrayLike, c: ArrayLike, overflow: Bools | No
 
 def mul_div_add_floor(a: Ints, b: int, add: Ints, c: Ints, overflow: Bools | None = None) -> Ints:
     """`floor((a * b + add) / c)` for `add >= 0`; otherwise as `mul_div_floor`."""
-    quotient, remainder, divisor = _div_mod(a, b, c, overflow)
-    missing = divisor - remainder
-    carry = np.where(add >= missing, 1 + (add - np.minimum(missing, add)) // divisor, 0)
-    return add_checked(quotient, carry, overflow)
+    parts = _div_mod(a, b, c, overflow)
+    missing = parts.divisor - parts.remainder
+    carry = np.where(add >= missing, 1 + (add - np.minimum(missing, add)) // parts.divisor, 0)
+    return add_checked(parts.quotient, carry, overflow)
 
 
 def add_checked(a: Ints, b: Ints, overflow: Bools | None = None) -> Ints:
@@ -75,14 +78,25 @@ def add_checked(a: Ints, b: Ints, overflow: Bools | None = None) -> Ints:
     return total
 
 
-def _div_mod(a: ArrayLike, b: ArrayLike, c: ArrayLike, overflow: Bools | None) -> tuple[Ints, Ints, Ints]:
+class _Parts(NamedTuple):
+    quotient: Ints
+    remainder: Ints
+    divisor: Ints
+    huge: bool  # some element went through `_exactly`
+
+
+def _div_mod(a: ArrayLike, b: ArrayLike, c: ArrayLike, overflow: Bools | None) -> _Parts:
     left, right, divisor = (np.asarray(x, dtype=np.int64) for x in (a, b, c))
     with np.errstate(over="ignore", invalid="ignore"):
         product = np.asarray(np.multiply(left, right, dtype=np.float64))
         estimate = np.asarray(product / divisor)
         largest = float(estimate.max(initial=0.0))
+        largest_divisor = int(divisor.max(initial=0)) if divisor.ndim else int(divisor)
+        # No product is larger than the largest quotient times the largest divisor; looking for it costs a pass.
+        huge = largest >= _SAFE_QUOTIENT or largest_divisor >= _SAFE_DIVISOR
+        huge = huge or (largest * largest_divisor >= _SAFE_PRODUCT and product.max(initial=0.0) >= _SAFE_PRODUCT)
         unsafe = None
-        if largest >= _SAFE_QUOTIENT or product.max(initial=0.0) >= _SAFE_PRODUCT or _largest(divisor) >= _SAFE_DIVISOR:
+        if huge:
             unsafe = ~((product < _SAFE_PRODUCT) & (divisor < _SAFE_DIVISOR) & (estimate < _SAFE_QUOTIENT))
             estimate = np.where(unsafe, 0.0, estimate)
         quotient = np.asarray(estimate.astype(np.int64))
@@ -96,11 +110,7 @@ def _div_mod(a: ArrayLike, b: ArrayLike, c: ArrayLike, overflow: Bools | None) -
         remainder = np.asarray(remainder - correction * divisor)
     if unsafe is not None:
         _exactly(left, right, divisor, unsafe, quotient, remainder, overflow)
-    return quotient, remainder, divisor
-
-
-def _largest(divisor: Ints) -> int:
-    return int(divisor.max(initial=0))
+    return _Parts(quotient, remainder, divisor, unsafe is not None)
 
 
 def _exactly(a: Ints, b: Ints, c: Ints, where: Bools, quotient: Ints, remainder: Ints, overflow: Bools | None) -> None:

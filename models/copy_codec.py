@@ -92,15 +92,15 @@ class RowFormat:
                 cast to the column's type; a value that does not fit it must not be passed.
         """
         layout = tuple(values[c.name].shape[1] if c.is_array else 1 for c in self.columns)
-        rows = np.empty(len(values[self.columns[0].name]), dtype=_dtype(self.columns, layout))
-        rows[...] = _template(self.columns, layout)
-        for column in self.columns:
-            target = rows[column.name]["items"]["value"] if column.is_array and values[column.name].shape[1] else None
+        # Repeating the template's bytes is a memcpy; assigning it as a record goes field by field.
+        blank = bytearray(_template(self.columns, layout).tobytes() * len(values[self.columns[0].name]))
+        rows = np.frombuffer(blank, dtype=_dtype(self.columns, layout))
+        for column, length in zip(self.columns, layout, strict=True):
             if not column.is_array:
                 rows[column.name] = values[column.name]
-            elif target is not None:
-                target[...] = values[column.name]
-        return memoryview(rows.view(np.uint8).data) if len(rows) else memoryview(b"")
+            elif length:
+                rows[column.name]["items"]["value"][...] = values[column.name]
+        return memoryview(blank)
 
     def decode(self, messages: Iterable[bytes | bytearray | memoryview]) -> list[RowGroup]:
         """The rows of a whole COPY OUT, grouped by layout.
@@ -115,7 +115,7 @@ class RowFormat:
         rows = _rows_of(list(messages))
         lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         groups: list[RowGroup] = []
-        for length in np.unique(lengths).tolist():
+        for length in np.flatnonzero(np.bincount(lengths)).tolist():
             where = np.flatnonzero(lengths == length)
             block = np.frombuffer(b"".join([rows[index] for index in where.tolist()]), dtype=np.uint8)
             block = block.reshape(len(where), length)
