@@ -136,7 +136,13 @@ def _simulations() -> None:
             name=op.f("ck_simulations_arrays"),
         ),
     )
-    op.create_index("ix_simulations_user_id_id", "simulations", ["user_id", "id"], unique=True)
+    op.create_index(
+        "ix_simulations_user_id_id",
+        "simulations",
+        ["user_id", "id"],
+        unique=True,
+        postgresql_include=["start_day"],
+    )
 
 
 def _prices() -> None:
