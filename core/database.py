@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine
@@ -13,9 +15,42 @@ from sqlalchemy.orm import Session
 from core.errors import ServerUnreachableError
 from core.log import mask_secrets
 
-# Ends what hangs: a worker that was stopped or cut off loses its session, and with it the batch lock and the right to
-# commit. Keepalives notice a dead peer after 10 + 3 * 5 s instead of the kernel's two hours.
-_KEEPALIVE = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+# A peer that is gone without a word: noticed after 10 + 3 * 5 s instead of the kernel's two hours where nothing is on
+# its way, and after 30 s instead of a quarter of an hour where something is.
+_KEEPALIVE = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+# The same from the server's side, where a session that nobody ends keeps its locks; and a client's end is noticed even
+# in the middle of a statement. Milliseconds.
+_SERVER_KEEPALIVE = {
+    "tcp_keepalives_idle": 10,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "client_connection_check_interval": 5_000,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """When PostgreSQL ends a statement, a wait for a lock, a session idle in its transaction. None: never."""
+
+    statement: timedelta | None = None
+    lock: timedelta | None = None
+    idle_in_transaction: timedelta | None = timedelta(seconds=60)
+
+    def options(self) -> dict[str, int]:
+        """PostgreSQL's settings, in milliseconds."""
+        limits = {
+            "statement_timeout": self.statement,
+            "lock_timeout": self.lock,
+            "idle_in_transaction_session_timeout": self.idle_in_transaction,
+        }
+        return {name: round(limit.total_seconds() * 1000) for name, limit in limits.items() if limit is not None}
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -26,11 +61,14 @@ def sqlalchemy_url(url: str) -> str:
     return url
 
 
-def make_engine(url: str, *, application: str = "nightshift", pool_size: int = 5) -> Engine:
-    """An engine whose sessions work in UTC, name themselves, and cannot hang for ever.
+def make_engine(
+    url: str, *, application: str = "nightshift", pool_size: int = 5, limits: SessionLimits | None = None
+) -> Engine:
+    """An engine whose sessions work in UTC, name themselves, and end when their client is gone.
 
     Made after a fork, never before: two processes on one connection corrupt each other's protocol.
     """
+    options = {"TimeZone": "UTC"} | _SERVER_KEEPALIVE | (limits or SessionLimits()).options()
     return create_engine(
         sqlalchemy_url(url),
         pool_size=pool_size,
@@ -40,7 +78,7 @@ def make_engine(url: str, *, application: str = "nightshift", pool_size: int = 5
         connect_args={
             "connect_timeout": 5,
             "application_name": application,
-            "options": "-c TimeZone=UTC -c idle_in_transaction_session_timeout=60s",
+            "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
             **_KEEPALIVE,
         },
     )

@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
 
 from psycopg.rows import class_row
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
-from core.database import driver_connection
 from core.errors import StaleClaimError
 from core.log import get_logger, log_context, mask_secrets
 from core.settings import Settings
@@ -32,11 +31,14 @@ from services.poison import REASON_ERROR, REASON_WORKER_LOST, Suspect, allowed_a
 from services.publishing import Publisher
 from services.quarantine import quarantine
 from services.relay import publish_planned
-from services.retry import Decision, decide_retry
+from services.retry import Decision, Retry, decide_retry
+from services.sessions import leased_session, usable_session
 
 log = get_logger(__name__)
 
 _MAX_DETAIL = 500
+# How long a worker that lost its session looks for another: a restart of PostgreSQL takes less.
+_RECONNECT_SECONDS = 10.0
 
 
 class Outcome(StrEnum):
@@ -91,7 +93,7 @@ class BatchWorker:
 
     def advance(self, batch_id: int) -> BatchOutcome:
         """Do the batch unless it is done, taken or not due; never raises for a duplicate."""
-        with _leased(self.engine) as connection:
+        with leased_session(self.engine) as connection:
             if not try_lock_batch(connection, batch_id):
                 log.info("batch is taken", batch=batch_id)
                 return BatchOutcome(Outcome.TAKEN)
@@ -120,6 +122,10 @@ class BatchWorker:
             totals = self._work(connection, claim)
         except Exception as error:  # noqa: BLE001 (any error of the work is decided upon here; none may lose the batch)
             return self._recover(connection, claim, error)
+        except BaseException as ending:
+            # The process was told to stop: the batch is another's, its attempt is not counted, and we go.
+            self._recover(connection, claim, ending)
+            raise
         stages = {stage: round(seconds, 6) for stage, seconds in totals.seconds.items()}
         log.info(
             "batch done", day=claim.day, users=claim.users, rows=totals.rows, trades=totals.trades,
@@ -148,13 +154,24 @@ class BatchWorker:
         with self.engine.begin() as connection:
             ensure_month_partitions(connection, "trades", days)
 
-    def _recover(self, connection: Connection, claim: Claim, error: Exception) -> BatchOutcome:
+    def _recover(self, connection: Connection, claim: Claim, error: BaseException) -> BatchOutcome:
         retry = decide_retry(error, claim.attempts)
         detail = mask_secrets(f"{type(error).__name__}: {error}".strip().splitlines()[0])[:_MAX_DETAIL]
-        log.error("batch attempt failed", decision=retry.decision, error=detail, exc_info=error)
-        if retry.decision is Decision.FORGET or connection.closed:
-            # Without a session there is no lease; the reconciler finds the batch abandoned.
+        if isinstance(error, Exception):
+            log.error("batch attempt failed", decision=retry.decision, error=detail, exc_info=error)
+        else:
+            log.warning("batch given back: told to stop")
+        if retry.decision is Decision.FORGET:
             return BatchOutcome(Outcome.NOT_DUE)
+        patience = _RECONNECT_SECONDS if isinstance(error, Exception) else 0
+        try:
+            with usable_session(self.engine, connection, patience) as session:
+                return self._settle(session, claim, retry, detail)
+        except OperationalError:
+            log.warning("batch not given back: the database is away; the reconciler will find it")
+            return BatchOutcome(Outcome.NOT_DUE)
+
+    def _settle(self, connection: Connection, claim: Claim, retry: Retry, detail: str) -> BatchOutcome:
         allowed = allowed_attempts(planned=claim.parent_id is None, users=claim.users, settings=self.settings)
         suspected = retry.decision is Decision.SUSPECT
         if retry.decision is Decision.DIVIDE or (suspected and claim.attempts >= allowed):
@@ -171,7 +188,8 @@ class BatchWorker:
             "id": claim.id,
             "attempts": claim.attempts,
         }
-        connection.execute(_GIVE_BACK, values)
+        if connection.execute(_GIVE_BACK, values).rowcount == 0 and retry.decision is Decision.RETRY:
+            connection.execute(_REFUND, values)
         return BatchOutcome(Outcome.FAILED if failed else Outcome.RETRIED)
 
     def _divide(self, connection: Connection, claim: Claim, reason: str, detail: str) -> BatchOutcome:
@@ -180,17 +198,6 @@ class BatchWorker:
         log.warning("batch divided", status=status, reason=reason, users=claim.users)
         outcomes = {"split": Outcome.DIVIDED, "failed": Outcome.FAILED, "done": Outcome.DONE}
         return BatchOutcome(outcomes.get(status, Outcome.NOT_DUE), quarantined=1 if status == "done" else 0)
-
-
-@contextmanager
-def _leased(engine: Engine) -> Iterator[Connection]:
-    """A connection in autocommit mode. After an error it is closed, not pooled, lest it keep a lease."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        try:
-            yield driver_connection(connection)
-        except BaseException:
-            connection.invalidate()
-            raise
 
 
 # An exhausted batch is not claimed again: it comes back with `exhausted` set and its attempts as they were.
@@ -224,6 +231,11 @@ UPDATE batches
 SET status = %(status)s, error = %(error)s, not_before = %(not_before)s, finished_at = %(finished_at)s,
     attempts = attempts - %(refund)s
 WHERE id = %(id)s AND status = 'running' AND attempts = %(attempts)s
+"""
+# While its worker looked for a new session, the reconciler found the batch and counted the attempt.
+_REFUND = """
+UPDATE batches SET attempts = attempts - 1
+WHERE id = %(id)s AND status IN ('planned', 'queued') AND attempts = %(attempts)s
 """
 
 _COMPLETE = """

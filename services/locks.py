@@ -20,15 +20,24 @@ GRANULE_USERS = 1024
 Connection = psycopg.Connection[tuple[object, ...]]
 
 
+# A worker that is stopped between two transactions holds its lease too: until it gives it back, its session may be idle
+# no longer than inside of a transaction. Afterwards it may wait in the pool.
+_LOCK_BATCH = """
+SELECT pg_try_advisory_lock(%s),
+    set_config('idle_session_timeout', current_setting('idle_in_transaction_session_timeout'), false)
+"""
+_UNLOCK_BATCH = "SELECT pg_advisory_unlock(%s), set_config('idle_session_timeout', '0', false)"
+
+
 def try_lock_batch(connection: Connection, batch_id: int) -> bool:
     """Take the lease of a batch for this session, or say at once that somebody else has it."""
-    row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_BATCH | batch_id,)).fetchone()
+    row = connection.execute(_LOCK_BATCH, (_BATCH | batch_id,)).fetchone()
     return row is not None and row[0] is True
 
 
 def unlock_batch(connection: Connection, batch_id: int) -> None:
     """Give the lease back; the connection may then serve another batch."""
-    connection.execute("SELECT pg_advisory_unlock(%s)", (_BATCH | batch_id,))
+    connection.execute(_UNLOCK_BATCH, (_BATCH | batch_id,))
 
 
 def lock_granules(connection: Connection, user_lo: int, user_hi: int, *, exclusive: bool) -> None:

@@ -6,6 +6,7 @@ day) in the database; two beats, or ten, plan the same day once.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -35,7 +36,8 @@ class _Nights:
 def plan_due(session: Session, *, now: datetime, settings: Settings) -> list[int]:
     """Plan a run for every day that is due and has none, oldest first; the new runs' ids.
 
-    Days further back than `catch_up_days` get a run marked `missed`. The first run ever is that of the newest due day:
+    Days further back than `catch_up_days` get a run marked `missed`, and word in the outbox: simulations are brought up
+    over them by the next night, but nobody gets their leaderboards. The first run ever is that of the newest due day:
     simulations that began earlier are brought up to it from their start. A day that no close is recent enough to value
     is not planned until prices come: its night would quarantine everybody.
     """
@@ -51,7 +53,7 @@ def plan_due(session: Session, *, now: datetime, settings: Settings) -> list[int
         if nights.newest_close is None or day > nights.newest_close + timedelta(days=settings.max_stale_days):
             break
         if day < due - timedelta(days=settings.catch_up_days - 1):
-            _insert_run(session, (day, day), now, settings, requested_by="beat", status="missed")
+            _miss(session, day, now, settings)
             continue
         run_id = _plan_run(session, (day, day), now, settings, requested_by="beat")
         if run_id is not None:
@@ -132,6 +134,14 @@ def _days(first: date, last: date) -> list[date]:
     return [first + _ONE_DAY * offset for offset in range((last - first).days + 1)]
 
 
+def _miss(session: Session, day: date, now: datetime, settings: Settings) -> None:
+    """Mark the day as missed, and leave word of it in the same transaction."""
+    run_id = _insert_run(session, (day, day), now, settings, requested_by="beat", status="missed")
+    if run_id is not None:
+        payload = {"run": run_id, "day": str(day), "catch_up_days": settings.catch_up_days}
+        session.execute(_NOTIFY_MISSED, {"key": f"day_missed:{day}", "payload": json.dumps(payload)})
+
+
 def _plan_run(
     session: Session, days: tuple[date, date], now: datetime, settings: Settings, *, requested_by: str
 ) -> int | None:
@@ -169,6 +179,10 @@ _INSERT_RUN = text(
     ON CONFLICT (kind, day) WHERE kind = 'nightly' DO NOTHING
     RETURNING id
     """
+)
+
+_NOTIFY_MISSED = text(
+    "INSERT INTO outbox (kind, key, payload) VALUES ('day_missed', :key, :payload) ON CONFLICT (key) DO NOTHING"
 )
 
 # Batches are cut by count, not by id, so that sparse ids make no empty ones; the ranges between them are closed up, so

@@ -5,6 +5,8 @@
 - A batch that is `queued`, but of whose queue no batch was claimed for `overdue_seconds`, lost its message. While
   claims go on, the backlog is moving and nothing is republished, however long it is: a queue of an hour makes no storm.
   Each further publication of the same batch waits twice as long as the one before.
+
+A clock that was set back leaves moments in the future. They count as long ago: waiting for them could take an hour.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ from services.locks import HELD_BATCHES
 log = get_logger(__name__)
 
 # A claim sets `started_at` while the lease is held; this only covers the instant between a read of pg_locks and of the
-# row.
+# row, and clocks of two machines that differ a little.
 _GRACE = timedelta(seconds=2)
 
 _ABANDONED = text(
     f"""
     UPDATE batches SET status = 'planned', not_before = NULL
-    WHERE status = 'running' AND started_at < :before AND id NOT IN ({HELD_BATCHES})
+    WHERE status = 'running' AND started_at NOT BETWEEN :now - :grace AND :now + :grace AND id NOT IN ({HELD_BATCHES})
     RETURNING id
     """  # noqa: S608 (a constant)
 )
@@ -37,10 +39,13 @@ _LOST = text(
     UPDATE batches b SET status = 'planned'
     FROM runs r
     WHERE r.id = b.run_id AND r.status = 'running' AND b.status = 'queued'
-      AND b.queued_at < :now - make_interval(secs => :overdue * power(2, least(b.publications, 8) - 1))
+      AND (b.queued_at < :now - make_interval(secs => :overdue * power(2, least(b.publications, 8) - 1))
+          OR b.queued_at > :now + make_interval(secs => :overdue))
       AND NOT EXISTS (
           SELECT 1 FROM batches moving JOIN runs m ON m.id = moving.run_id
-          WHERE m.kind = r.kind AND m.status = 'running' AND moving.started_at > :now - make_interval(secs => :overdue)
+          WHERE m.kind = r.kind AND m.status = 'running'
+            AND moving.started_at > :now - make_interval(secs => :overdue)
+            AND moving.started_at < :now + make_interval(secs => :overdue)
       )
     RETURNING b.id
     """
@@ -58,7 +63,7 @@ class ReconcileResult:
 def reconcile(engine: Engine, *, now: datetime, settings: Settings) -> ReconcileResult:
     """Put back what was abandoned or lost; the relay publishes it again."""
     with session_scope(engine) as session:
-        abandoned = list(session.execute(_ABANDONED, {"before": now - _GRACE}).scalars())
+        abandoned = list(session.execute(_ABANDONED, {"now": now, "grace": _GRACE}).scalars())
         lost = list(session.execute(_LOST, {"now": now, "overdue": settings.overdue_seconds}).scalars())
     if abandoned or lost:
         log.warning("batches put back", abandoned=abandoned[:20], lost=len(lost))

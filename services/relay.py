@@ -7,7 +7,7 @@ more, and a message too many costs a look at a row.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Engine, Row, text
@@ -17,6 +17,8 @@ from core.queues import Queue
 from services.publishing import BatchMessage, Publisher
 
 PUBLISH_LIMIT = 5000
+# No retry waits longer; what seems to has a clock that was set back.
+_LONGEST_WAIT = timedelta(minutes=2)
 
 _START_RUNS = text(
     """
@@ -33,7 +35,7 @@ _TAKE_PLANNED = text(
     SELECT b.id, b.run_id, b.user_lo, b.user_hi, r.kind, r.first_day, r.day
     FROM batches b JOIN runs r ON r.id = b.run_id
     WHERE b.status = 'planned' AND r.status = 'running' AND NOT r.cancel_requested
-      AND (b.not_before IS NULL OR b.not_before <= :now)
+      AND (b.not_before IS NULL OR b.not_before NOT BETWEEN :now AND :now + :longest)
     ORDER BY r.kind, b.run_id, b.seq LIMIT :limit
     FOR UPDATE OF b SKIP LOCKED
     """
@@ -54,7 +56,7 @@ def publish_planned(engine: Engine, publish: Publisher, *, now: datetime) -> int
     published = 0
     while True:
         with session_scope(engine) as session:
-            rows = session.execute(_TAKE_PLANNED, {"now": now, "limit": PUBLISH_LIMIT}).all()
+            rows = session.execute(_TAKE_PLANNED, {"now": now, "limit": PUBLISH_LIMIT, "longest": _LONGEST_WAIT}).all()
             if not rows:
                 return published
             publish([message_for(row) for row in rows])

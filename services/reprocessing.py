@@ -19,6 +19,7 @@ from models.partitions import ensure_day_partitions, ensure_month_partitions
 from services.locks import PLANNING_LOCK
 
 _NEWEST_NIGHT = text("SELECT max(day) FROM runs WHERE kind = 'nightly' AND status IN ('done', 'failed', 'cancelled')")
+_UNKNOWN = text("SELECT min(id) FROM unnest(CAST(:users AS bigint[])) AS id WHERE id NOT IN (SELECT id FROM users)")
 _CLEAR = text(
     """
     UPDATE quarantine SET cleared_at = :now
@@ -51,12 +52,16 @@ def retry_quarantined(
     """Clear the quarantine, or that of `users`, and plan the run that catches up; its id, None if there is nothing.
 
     Raises:
-        UsageError: no night has been run yet.
+        UsageError: no night has been run yet, or there is no such user.
     """
     session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PLANNING_LOCK})
     newest: date | None = session.execute(_NEWEST_NIGHT).scalar_one()
     if newest is None:
         raise UsageError("no night has been run yet: there is nothing to catch up with")
+    if users is not None:
+        unknown = session.execute(_UNKNOWN, {"users": list(users)}).scalar_one()
+        if unknown is not None:
+            raise UsageError(f"there is no user {unknown}: nightshift quarantine lists who is in quarantine")
     cleared = session.execute(_CLEAR, {"now": now, "users": None if users is None else list(users)}).all()
     if not cleared:
         return None

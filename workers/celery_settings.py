@@ -129,9 +129,10 @@ def _worker(settings: Settings) -> dict[str, Any]:
         # Flower lives on these.
         "worker_send_task_events": True,
         "task_send_sent_event": True,
-        # A deploy requeues what is unfinished instead of leaving it to the visibility timeout.
-        "worker_soft_shutdown_timeout": 60,
-        "worker_enable_soft_shutdown_on_idle": True,
+        # Celery's soft shutdown sleeps through its timeout, idle or not; ours is in workers/shutdown.py. So a SIGQUIT,
+        # or a second Ctrl-C, ends the running tasks at once, and they give their batches back.
+        "worker_soft_shutdown_timeout": 0,
+        "worker_enable_soft_shutdown_on_idle": False,
         # KiB; Celery compares the peak, which only grows. Twice of it, so that only a leak is met.
         "worker_max_memory_per_child": 2 * (_BASE_KIB + _USER_KIB * settings.batch_users),
         # A child imports numpy before it answers; on a busy machine that takes more than the default 4 s.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
 
 from core.clock import utc_now
-from core.database import make_engine
+from core.database import SessionLimits, make_engine
 from core.settings import Settings
 from services.batches import BatchWorker
 from services.market_data import MarketCache
@@ -25,11 +26,22 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def session_limits(settings: Settings) -> SessionLimits:
+    """The limits of a worker's sessions.
+
+    A statement that outlasts the hard time limit belongs to a process that is dead. A wait for a lock ends before the
+    soft time limit does, for it blames nobody, and the soft time limit blames the batch.
+    """
+    return SessionLimits(
+        statement=timedelta(seconds=settings.hard_time_limit), lock=timedelta(seconds=settings.soft_time_limit / 2)
+    )
+
+
 def open_process(app: Celery, settings: Settings, database_url: str) -> None:
     """Make the engine and the publisher, and hand them to the tasks. No connection is opened yet."""
     name = worker_name()
     structlog.contextvars.bind_contextvars(worker=name)
-    engine = make_engine(database_url, application=f"nightshift worker {name}"[:63])
+    engine = make_engine(database_url, application=f"nightshift worker {name}"[:63], limits=session_limits(settings))
     publish = CeleryPublisher(app)
     batches = BatchWorker(
         engine=engine,

@@ -1,4 +1,4 @@
-"""Celery's signals, as far as we answer them: logging, and the resources of a worker process."""
+"""Celery's signals, as far as we answer them: logging, the resources of a worker process, and its end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from celery import signals
 from core.log import configure_logging
 from core.settings import Settings
 from workers import process
+from workers.shutdown import Shutdown
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -30,10 +31,15 @@ def connect(app: Celery, settings: Settings, database_url: str) -> None:
     def open_process(**_: Any) -> None:
         process.open_process(app, settings, database_url)
 
+    def watch_shutdown(**_: Any) -> None:
+        shutdown = Shutdown()
+        signals.worker_shutting_down.connect(shutdown.request, weak=False)
+
     def close_process(**_: Any) -> None:
         process.close_process()
 
     # Strong references, or these functions would be gone when this one returns.
     signals.setup_logging.connect(set_up_logging, weak=False)
+    signals.celeryd_after_setup.connect(watch_shutdown, weak=False)
     signals.worker_process_init.connect(open_process, weak=False)
     signals.worker_process_shutdown.connect(close_process, weak=False)

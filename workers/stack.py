@@ -12,7 +12,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,13 +31,15 @@ from workers.embedded import ServerUrls
 from workers.environment import child_environment
 from workers.health import worker_names
 from workers.ports import choose_port
+from workers.shutdown import GIVE_BACK_SECONDS, SHUTDOWN_SECONDS
 
 log = get_logger(__name__)
 
 NIGHT_QUEUES = (Queue.SIMULATIONS, Queue.REPROCESS)  # in this order: nightly work first
 SMALL_QUEUES = tuple(queue for queue in Queue if queue not in NIGHT_QUEUES)
 READY_SECONDS = 90.0
-STOP_SECONDS = 60.0
+STOP_SECONDS = SHUTDOWN_SECONDS + GIVE_BACK_SECONDS + 7
+HURRY_SECONDS = GIVE_BACK_SECONDS + 2
 _LOOK_SECONDS = 0.2
 _CALM_SECONDS = 60.0  # a child that ran this long had a good start
 _LONGEST_BACKOFF = 30.0
@@ -136,7 +138,8 @@ class Stack:
     def stop(self) -> None:
         """Stop beat first, so that nothing new is planned, and the workers last, when they have finished their batches.
 
-        What has not ended after 60 s is killed: the work is done again elsewhere.
+        Batches that run longer than a minute are given back. Interrupted while it waits, it tells them to hurry: then
+        they are given back at once. What still runs in the end is killed: the work is done again elsewhere.
         """
         self._stopping.set()
         if self._supervisor is not None and self._supervisor is not threading.current_thread():
@@ -146,11 +149,10 @@ class Stack:
             deadline = time.monotonic() + STOP_SECONDS
             for group in (("beat",), ("flower", "exporter", "control", "simulations")):
                 children = [self._children[name] for name in group if name in self._children]
-                for child in children:
-                    child.terminate()
-                for child in children:
-                    if not child.wait(deadline - time.monotonic()):
-                        log.warning("killed, because it did not stop", process=child.name)
+                _end(children, deadline)
+        except KeyboardInterrupt:
+            _end(list(self._children.values()), time.monotonic() + HURRY_SECONDS)
+            raise
         finally:
             for child in self._children.values():
                 child.kill()
@@ -260,6 +262,14 @@ class Stack:
             else:
                 watch.started, watch.restart_at = now, None
                 log.info("process restarted", process=child.name, pid=child.pid)
+
+
+def _end(children: Sequence[ChildProcess], deadline: float) -> None:
+    for child in children:
+        child.terminate()
+    for child in children:
+        if not child.wait(deadline - time.monotonic()):
+            log.warning("killed, because it did not stop", process=child.name)
 
 
 def _answering(ask: Callable[[], list[str]]) -> list[str]:

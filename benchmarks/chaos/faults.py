@@ -137,7 +137,7 @@ def _duplicates(site: Site, _fault: Fault, hit: Hit) -> Recovered:
     """Three of each message that waits, with one delivery tag, and of each that will be sent, with three."""
     site.moments.triple()
     key = queue_key(Queue.SIMULATIONS)
-    with site.redis() as client:
+    with site.server_locks["redis"], site.redis() as client:
         waiting = client.lrange(key, 0, -1)
         if waiting:
             client.lpush(key, *waiting, *waiting)
@@ -147,7 +147,7 @@ def _duplicates(site: Site, _fault: Fault, hit: Hit) -> Recovered:
 
 def _malformed(site: Site, _fault: Fault, hit: Hit) -> Recovered:
     messages = _malformed_messages()
-    with site.redis() as client:
+    with site.server_locks["redis"], site.redis() as client:
         for queue in (Queue.SIMULATIONS, Queue.CONTROL):
             # At the end from which workers take.
             client.rpush(queue_key(queue), *messages)
