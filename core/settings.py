@@ -49,8 +49,8 @@ class Settings(BaseSettings):
     overdue_seconds: float = Field(
         20.0, gt=0, description="A published batch that nobody claimed or holds for this long is published again."
     )
-    soft_time_limit: int = Field(600, ge=1, description="Seconds after which a task is asked to stop.")
-    hard_time_limit: int = Field(720, ge=1, description="Seconds after which its process is killed.")
+    soft_time_limit: int = Field(50, ge=1, description="Seconds after which a task is asked to stop.")
+    hard_time_limit: int = Field(90, ge=1, description="Seconds after which its process is killed.")
     visibility_timeout: int = Field(
         900, ge=1, description="Seconds until Redis gives an unacknowledged message to another worker."
     )

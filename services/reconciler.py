@@ -39,7 +39,7 @@ _LOST = text(
     UPDATE batches b SET status = 'planned'
     FROM runs r
     WHERE r.id = b.run_id AND r.status = 'running' AND b.status = 'queued'
-      AND (b.queued_at < :now - make_interval(secs => :overdue * power(2, least(b.publications, 8) - 1))
+      AND (b.queued_at < :now - make_interval(secs => :overdue * power(2, least(b.publications, 4) - 1))
           OR b.queued_at > :now + make_interval(secs => :overdue))
       AND NOT EXISTS (
           SELECT 1 FROM batches moving JOIN runs m ON m.id = moving.run_id

@@ -88,6 +88,11 @@ class ChildProcess:
             self._child.wait()
             self._child = None
 
+    def end_group(self) -> None:
+        """End it and every process of its group; it is then like one that died by itself."""
+        if self._child is not None:
+            self._kill_group()
+
     def _kill_group(self) -> None:
         # Once only, and at once: later the group's number may belong to somebody else.
         if not self._group_killed:

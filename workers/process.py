@@ -30,10 +30,15 @@ def session_limits(settings: Settings) -> SessionLimits:
     """The limits of a worker's sessions.
 
     A statement that outlasts the hard time limit belongs to a process that is dead. A wait for a lock ends before the
-    soft time limit does, for it blames nobody, and the soft time limit blames the batch.
+    soft time limit does, for it blames nobody, and the soft time limit blames the batch. A session idle in its
+    transaction ends after the soft limit, or a batch that hangs would lose its lease before it is found out; and before
+    the hard one, so that the lease of a process that is stopped is free by then.
     """
+    soft, hard = settings.soft_time_limit, settings.hard_time_limit
     return SessionLimits(
-        statement=timedelta(seconds=settings.hard_time_limit), lock=timedelta(seconds=settings.soft_time_limit / 2)
+        statement=timedelta(seconds=hard),
+        lock=timedelta(seconds=soft / 2),
+        idle_in_transaction=timedelta(seconds=(soft + hard) / 2),
     )
 
 

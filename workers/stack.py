@@ -31,6 +31,7 @@ from workers.embedded import ServerUrls
 from workers.environment import child_environment
 from workers.health import worker_names
 from workers.ports import choose_port
+from workers.pulse import Pulse
 from workers.shutdown import GIVE_BACK_SECONDS, SHUTDOWN_SECONDS
 
 log = get_logger(__name__)
@@ -38,11 +39,13 @@ log = get_logger(__name__)
 NIGHT_QUEUES = (Queue.SIMULATIONS, Queue.REPROCESS)  # in this order: nightly work first
 SMALL_QUEUES = tuple(queue for queue in Queue if queue not in NIGHT_QUEUES)
 READY_SECONDS = 90.0
+_WORKERS = ("simulations", "control")
 STOP_SECONDS = SHUTDOWN_SECONDS + GIVE_BACK_SECONDS + 7
 HURRY_SECONDS = GIVE_BACK_SECONDS + 2
 _LOOK_SECONDS = 0.2
 _CALM_SECONDS = 60.0  # a child that ran this long had a good start
 _LONGEST_BACKOFF = 30.0
+_SILENT_SECONDS = 40.0  # a worker reconnects to Redis, and answers, in less
 _FLOWER_SAVES = "10000"  # ms between two copies of Flower's state: a killed Flower has lost no more
 
 
@@ -81,6 +84,7 @@ class Stack:
         self._lifeline: tuple[int, int] | None = None
         self._stopping = threading.Event()
         self._supervisor: threading.Thread | None = None
+        self._pulse: Pulse | None = None
         password = settings.flower_password
         self.flower_user = settings.flower_user
         self.flower_password = password.get_secret_value() if password else secrets.token_urlsafe(16)
@@ -128,6 +132,8 @@ class Stack:
                 self._watched[name] = _Watch(time.monotonic())
             self._wait_ready()
             self._stopping.clear()
+            self._pulse = Pulse(self._settings, self._urls.redis_url, map(_node, _WORKERS))
+            self._pulse.start()
             self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
             self._supervisor.start()
         except BaseException:
@@ -145,6 +151,9 @@ class Stack:
         if self._supervisor is not None and self._supervisor is not threading.current_thread():
             self._supervisor.join()
         self._supervisor = None
+        if self._pulse is not None:
+            self._pulse.stop()
+            self._pulse = None
         try:
             deadline = time.monotonic() + STOP_SECONDS
             for group in (("beat",), ("flower", "exporter", "control", "simulations")):
@@ -213,9 +222,8 @@ class Stack:
         }
 
     def _wait_ready(self) -> None:
-        host = socket.gethostname()
         app = make_app(self._settings, self._urls.redis_url)
-        expected = {f"simulations@{host}", f"control@{host}"}
+        expected = {_node(name) for name in _WORKERS}
         try:
             self._wait("workers", lambda: expected <= set(_answering(lambda: worker_names(app, timeout=0.5))))
         finally:
@@ -247,6 +255,10 @@ class Stack:
 
     def _look_after(self, child: ChildProcess, watch: _Watch) -> None:
         now = time.monotonic()
+        if watch.restart_at is None and self._pulse and self._pulse.silence(_node(child.name)) > _SILENT_SECONDS:
+            log.warning("killed, because it lives but does not answer", process=child.name)
+            child.end_group()
+            self._pulse.restarted(_node(child.name))
         if watch.restart_at is None and child.exit_code is not None:
             watch.deaths = 1 if now - watch.started > _CALM_SECONDS else watch.deaths + 1
             delay = min(2.0 ** (watch.deaths - 1) - 1, _LONGEST_BACKOFF)
@@ -261,7 +273,14 @@ class Stack:
                 watch.restart_at = now + _LONGEST_BACKOFF
             else:
                 watch.started, watch.restart_at = now, None
+                if self._pulse and child.name in _WORKERS:
+                    self._pulse.restarted(_node(child.name))
                 log.info("process restarted", process=child.name, pid=child.pid)
+
+
+def _node(name: str) -> str:
+    """How Celery calls the worker that is our child `name`."""
+    return f"{name}@{socket.gethostname()}"
 
 
 def _end(children: Sequence[ChildProcess], deadline: float) -> None:

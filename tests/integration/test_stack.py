@@ -103,6 +103,21 @@ def flower_shows_a_task(stack: Stack, redis_url: str) -> bool:
     return wait_until(shown, what="the task in Flower")
 
 
+def test_a_worker_that_lives_but_does_not_answer_is_replaced(
+    database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.stack._SILENT_SECONDS", 4.0)
+    monkeypatch.setattr("workers.pulse._ASK_SECONDS", 0.5)
+    settings = Settings(home=tmp_path, tick_seconds=1)
+    with Stack(settings, ServerUrls(database, redis_url), workers=1, flower=False, exporter=False) as stack:
+        before = stack.processes
+        mute = family(before["simulations"])
+        psutil.Process(before["simulations"]).suspend()
+        wait_until(lambda: stack.processes.get("simulations") not in {None, before["simulations"]}, seconds=60)
+        wait_until(lambda: not running(mute), what="the mute worker and its pool being gone")
+        assert stack.processes["control"] == before["control"]
+
+
 def test_a_port_in_use_is_named_with_its_setting_and_nothing_is_started(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -123,7 +123,7 @@ PACKED = gzip.compress(HEADER + ROWS, mtime=0)
         (b"", "is empty"),
         (b"\n  \n", "is empty"),
         (b"\xef\xbb\xbf", "is empty"),
-        (gzip.compress(b""), "is empty"),
+        (gzip.compress(b"", mtime=0), "is empty"),
         (HEADER, "has a header but no rows"),
         (HEADER.strip(), "has a header but no rows"),
         (b"symbol,day,close,price\nA,2024-02-29,1,1\n", "unknown column 'price' in the header"),
