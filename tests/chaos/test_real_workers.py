@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -14,14 +14,13 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-from core.database import make_engine, session_scope
+from core.database import session_scope
 from core.settings import Settings
 from services.digest import DayDigest, digest_of_day
 from services.planning import plan_nights
 from services.relay import publish_planned
 from services.tick import tick
-from tests.support.database import new_database
-from tests.support.nights import LAST_SAMPLE_DAY, NOW, Night, change, rows, sample_world, scalar, settings
+from tests.support.nights import LAST_SAMPLE_DAY, NOW, change, rows, scalar, settings
 from tests.support.polling import wait_until
 from workers.app import make_app
 from workers.embedded import ServerUrls
@@ -29,38 +28,8 @@ from workers.publisher import CeleryPublisher
 from workers.stack import Stack
 
 USERS = 1500
-NIGHTS = 8
 PATIENCE = 60.0
 OFFSET = NOW - datetime.now(UTC)  # noqa: TID251 - as the demo does
-
-
-@pytest.fixture(scope="module")
-def world(servers: ServerUrls) -> Iterator[str]:
-    """A database with prices and users who begin in the last nights of the samples."""
-    with new_database(servers.database_url, "workers_world") as url:
-        engine = make_engine(url)
-        sample_world(engine, USERS, start=LAST_SAMPLE_DAY - timedelta(days=NIGHTS - 1), spread_days=3)
-        engine.dispose()
-        yield "workers_world"
-
-
-@pytest.fixture(scope="module")
-def expected(servers: ServerUrls, world: str) -> DayDigest:
-    """The digest of the last night when nothing happens."""
-    with new_database(servers.database_url, "workers_expected", template=world) as url:
-        engine = make_engine(url)
-        Night(engine, settings()).run(LAST_SAMPLE_DAY, each=True)
-        digest = digest_of_day(engine)
-        engine.dispose()
-        return digest
-
-
-@pytest.fixture
-def database(servers: ServerUrls, world: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A clone of `world`."""
-    name = f"workers_{abs(hash(request.node.nodeid)) % 10**9}"
-    with new_database(servers.database_url, name, template=world) as url:
-        yield url
 
 
 @contextmanager
@@ -121,21 +90,18 @@ def some_batches_done(engine: Engine, count: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_any_number_of_processes_gives_the_same_bytes(
-    database: str, redis_url: str, tmp_path: Path, expected: DayDigest, workers: int
+    database: str, engine: Engine, redis_url: str, tmp_path: Path, expected: DayDigest, workers: int
 ) -> None:
-    engine = make_engine(database)
     start_nights(engine, redis_url, tmp_path)
     with system(tmp_path, database, redis_url, workers=workers, beat=False):
         wait_done(engine)
     check(engine, expected)
     assert scalar(engine, "SELECT count(DISTINCT worker) FROM batches") == workers
-    engine.dispose()
 
 
 def test_a_whole_worker_group_is_killed_in_the_middle_of_a_night(
-    database: str, redis_url: str, tmp_path: Path, expected: DayDigest
+    database: str, engine: Engine, redis_url: str, tmp_path: Path, expected: DayDigest
 ) -> None:
-    engine = make_engine(database)
     start_nights(engine, redis_url, tmp_path)
     with system(tmp_path, database, redis_url, workers=2) as stack:
         for done in (5, 40):
@@ -145,13 +111,11 @@ def test_a_whole_worker_group_is_killed_in_the_middle_of_a_night(
             wait_until(lambda group=group: stack.processes.get("simulations") not in {None, group})  # type: ignore[misc]
         wait_done(engine)
     check(engine, expected)
-    engine.dispose()
 
 
 def test_every_message_is_lost_and_every_message_comes_three_times(
-    database: str, redis_url: str, tmp_path: Path, expected: DayDigest
+    database: str, engine: Engine, redis_url: str, tmp_path: Path, expected: DayDigest
 ) -> None:
-    engine = make_engine(database)
     start_nights(engine, redis_url, tmp_path)
     chosen = quick(tmp_path)
     with system(tmp_path, database, redis_url, workers=2), make_app(chosen, redis_url) as app:
@@ -165,14 +129,12 @@ def test_every_message_is_lost_and_every_message_comes_three_times(
             publish_planned(engine, publish, now=now())
         wait_done(engine)
     check(engine, expected)
-    engine.dispose()
 
 
 def test_a_stopped_worker_cannot_commit_what_another_has_done(
-    database: str, redis_url: str, tmp_path: Path, expected: DayDigest
+    database: str, engine: Engine, redis_url: str, tmp_path: Path, expected: DayDigest
 ) -> None:
     """SIGSTOP in the middle of a batch; its session is ended, another does the batch, then it wakes up."""
-    engine = make_engine(database)
     start_nights(engine, redis_url, tmp_path)
     with system(tmp_path, database, redis_url, workers=2) as stack:
         some_batches_done(engine, 5)
@@ -189,7 +151,6 @@ def test_a_stopped_worker_cannot_commit_what_another_has_done(
         wait_until(lambda: tick_is_idle(engine, chosen=quick(tmp_path)), what="quiet")
     check(engine, expected)
     assert scalar(engine, "SELECT max(attempts) FROM batches") == 2
-    engine.dispose()
 
 
 def stopped_in_a_batch(engine: Engine, victim: psutil.Process) -> None:
@@ -213,9 +174,8 @@ def tick_is_idle(engine: Engine, chosen: Settings) -> bool:
 
 
 def test_terminated_sessions_are_retried_and_nobody_is_blamed(
-    database: str, redis_url: str, tmp_path: Path, expected: DayDigest
+    database: str, engine: Engine, redis_url: str, tmp_path: Path, expected: DayDigest
 ) -> None:
-    engine = make_engine(database)
     start_nights(engine, redis_url, tmp_path)
     with system(tmp_path, database, redis_url, workers=2):
         for done in range(5, 60, 8):
@@ -228,4 +188,3 @@ def test_terminated_sessions_are_retried_and_nobody_is_blamed(
         wait_done(engine)
     check(engine, expected)
     assert scalar(engine, "SELECT count(*) FROM batches WHERE status = 'split'") == 0
-    engine.dispose()

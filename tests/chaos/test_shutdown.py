@@ -6,21 +6,20 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from core.database import make_engine, session_scope
+from core.database import session_scope
 from core.settings import Settings
 from services.digest import DayDigest, digest_of_day
 from services.locks import lock_granules
 from services.planning import plan_nights
 from services.relay import publish_planned
 from services.tick import tick
-from tests.support.database import new_database
-from tests.support.nights import LAST_SAMPLE_DAY, NOW, Night, rows, sample_world, scalar, settings
+from tests.support.nights import LAST_SAMPLE_DAY, NOW, rows, scalar, settings
 from tests.support.polling import wait_until
 from workers.app import make_app
 from workers.child_process import ChildProcess
@@ -29,44 +28,8 @@ from workers.publisher import CeleryPublisher
 from workers.stack import Stack
 
 USERS = 400
-NIGHTS = 8
 OFFSET = NOW - datetime.now(UTC)  # noqa: TID251 - as the demo does
 AT_ONCE = 20.0  # far below the minute that a batch is given, far above what a busy machine needs
-
-
-@pytest.fixture(scope="module")
-def world(servers: ServerUrls) -> Iterator[str]:
-    """A database with prices and users who begin in the last nights of the samples."""
-    with new_database(servers.database_url, "shutdown_world") as url:
-        engine = make_engine(url)
-        sample_world(engine, USERS, start=LAST_SAMPLE_DAY - timedelta(days=NIGHTS - 1), spread_days=3)
-        engine.dispose()
-        yield "shutdown_world"
-
-
-@pytest.fixture(scope="module")
-def expected(servers: ServerUrls, world: str) -> DayDigest:
-    """The digest of the last night when nothing happens."""
-    with new_database(servers.database_url, "shutdown_expected", template=world) as url:
-        engine = make_engine(url)
-        Night(engine, settings()).run(LAST_SAMPLE_DAY, each=True)
-        digest = digest_of_day(engine)
-        engine.dispose()
-        return digest
-
-
-@pytest.fixture
-def database(servers: ServerUrls, world: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A clone of `world`."""
-    with new_database(servers.database_url, f"shutdown_{abs(hash(request.node.nodeid))}", template=world) as url:
-        yield url
-
-
-@pytest.fixture
-def engine(database: str) -> Iterator[Engine]:
-    engine = make_engine(database, application="nightshift-test")
-    yield engine
-    engine.dispose()
 
 
 def chosen(home: Path) -> Settings:
