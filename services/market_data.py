@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from datetime import date
 
 import numpy as np
 import psycopg
@@ -67,9 +66,3 @@ class MarketCache:
                 self._markets.popitem(last=False)
         self._markets.move_to_end(key)
         return self._markets[key]
-
-
-def newest_close_day(connection: psycopg.Connection[tuple[object, ...]]) -> date | None:
-    """The newest day that has a close."""
-    row = connection.execute("SELECT max(day) FROM closes").fetchone()
-    return row[0] if row and isinstance(row[0], date) else None

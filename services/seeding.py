@@ -19,7 +19,8 @@ from sqlalchemy import Connection, Engine, text
 from core.clock import day_number
 from core.database import driver_connection
 from core.errors import UsageError
-from models.copy_codec import DATE, HEADER, INT2, INT4, INT8, TRAILER, Column, RowFormat
+from models.copy_codec import HEADER, TRAILER
+from models.portfolio_rows import SIMULATION_FORMAT
 from services.seeding_mix import MAX_SLOTS, Draws, Sample, draw_sample
 
 CHUNK_SIMULATIONS = 20_000
@@ -30,23 +31,10 @@ LOOKBACK_DAYS = 60
 SPREAD_DAYS = 45
 """… or, three in ten of them, on one of this many days after it."""
 
-_FORMAT = RowFormat(
-    (
-        Column("id", INT8),
-        Column("user_id", INT8),
-        Column("strategy", INT2),
-        Column("start_day", DATE),
-        Column("initial_cash", INT8),
-        Column("params", INT8, is_array=True),
-        Column("asset_ids", INT4, is_array=True),
-        Column("weights_ppm", INT4, is_array=True),
-    )
-)
 _COPY_USERS = b"COPY users (id, name) FROM STDIN"
 _COPY_SIMULATIONS = (
-    b"COPY simulations (id, user_id, strategy, start_day, initial_cash, params, asset_ids, weights_ppm)"
-    b" FROM STDIN (FORMAT BINARY)"
-)
+    f"COPY simulations ({', '.join(column.name for column in SIMULATION_FORMAT.columns)}) FROM STDIN (FORMAT BINARY)"
+).encode()
 _FIRST_NAMES = (
     "Ada", "Ben", "Cleo", "Dario", "Elif", "Femi", "Gita", "Hugo", "Ines", "Jonas",
     "Kira", "Luis", "Mei", "Nils", "Olga", "Pavel", "Quinn", "Rosa", "Sven", "Tara",
@@ -191,7 +179,7 @@ def _copy_simulations(
     for code in np.unique(layout).tolist():
         members = np.flatnonzero(layout == code)
         params, slots = divmod(code, MAX_SLOTS + 1)
-        encoded = _FORMAT.encode(
+        encoded = SIMULATION_FORMAT.encode(
             {
                 "id": ids[members],
                 "user_id": owners[members],

@@ -26,6 +26,7 @@ def leased_session(engine: Engine) -> Iterator[Connection]:
         try:
             yield session
         except BaseException:
+            # A signal's exception too: whatever ended the block, the session may still hold the lease.
             connection.invalidate()
             raise
         if session.closed:

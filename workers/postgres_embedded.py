@@ -290,6 +290,7 @@ def _run(command: list[str], *, cwd: Path, user: SystemUser | None, pass_fds: tu
             )  # fmt: skip
         output = child.communicate()[0].decode("utf-8", "replace")
     except BaseException:
+        # Ctrl-C too: nobody else knows of this process, which has a session of its own.
         if child is not None:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()

@@ -137,6 +137,7 @@ class Stack:
             self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
             self._supervisor.start()
         except BaseException:
+            # Ctrl-C too: the children are in sessions of their own and would live on.
             self.stop()
             raise
         log.info("stack is up", **self.processes)
