@@ -21,7 +21,8 @@ from engine.digest import combine_digests, digest_rows
 from engine.frame import Simulations, State
 from engine.market import Market
 from engine.ticks import PPM, Ints, mul_div_floor
-from models.portfolio_rows import Frame, encode_portfolio_days, encode_trades
+from models.portfolio_frame import Frame
+from models.portfolio_rows import encode_portfolio_days, encode_trades
 from services.locks import Connection
 from services.portfolio_io import (
     place_latest,

@@ -24,7 +24,7 @@ from core.log import get_logger, log_context, mask_secrets
 from core.settings import Settings
 from models.partitions import ensure_day_partitions, ensure_month_partitions
 from services.advance import BatchWork, Totals, advance_users
-from services.completion import finish_runs
+from services.completion import finish_runs, may_end
 from services.locks import Connection, lock_granules, try_lock_batch, unlock_batch
 from services.market_data import MarketCache
 from services.poison import REASON_ERROR, REASON_WORKER_LOST, Suspect, allowed_attempts, divide
@@ -111,8 +111,9 @@ class BatchWorker:
             finally:
                 if not connection.closed:
                     unlock_batch(connection, batch_id)
-        divided = outcome.outcome is Outcome.DIVIDED
-        if finish_runs(self.engine, now=self.clock()) or divided:
+            over = connection.closed or may_end(connection, claim.run_id)
+        ended = finish_runs(self.engine, now=self.clock()) if over else []
+        if ended or outcome.outcome is Outcome.DIVIDED:
             publish_planned(self.engine, self.publish, now=self.clock())
         return outcome
 

@@ -12,20 +12,19 @@ from core.clock import day_number
 from core.database import driver_connection
 from core.errors import UsageError
 from engine.digest import combine_digests, digest_rows
-from models.copy_codec import INT4, INT8, Column, RowFormat
+from models.column_reader import gathered, read_groups
+from models.copy_codec import INT4, INT8, Column
 from services.copying import copy_out
 from services.locks import Connection
 
-_FORMAT = RowFormat(
-    (
-        Column("user_id", INT8),
-        Column("simulation_id", INT8),
-        Column("cash", INT8),
-        Column("equity", INT8),
-        Column("asset_ids", INT4, is_array=True),
-        Column("quantities", INT8, is_array=True),
-        Column("cost_basis", INT8, is_array=True),
-    )
+_COLUMNS = (
+    Column("user_id", INT8),
+    Column("simulation_id", INT8),
+    Column("cash", INT8),
+    Column("equity", INT8),
+    Column("asset_ids", INT4, is_array=True),
+    Column("quantities", INT8, is_array=True),
+    Column("cost_basis", INT8, is_array=True),
 )
 _CHUNK_ROWS = 50_000
 
@@ -74,20 +73,19 @@ def _newest_day(connection: Connection) -> date | None:
 
 def _digest_chunk(connection: Connection, day: date, after: tuple[int, int]) -> tuple[int, int, tuple[int, int]]:
     """The next rows in key order: their digest, their number, and the last key."""
-    names = ", ".join(column.name for column in _FORMAT.columns)
     query = (
-        f"SELECT {names} FROM portfolio_days WHERE day = '{day}'"  # noqa: S608 (a date and integers)
+        f"SELECT {gathered(_COLUMNS)} FROM (SELECT * FROM portfolio_days WHERE day = '{day}'"  # noqa: S608 (a date and integers)
         f" AND (user_id, simulation_id) > ({after[0]}, {after[1]})"
-        f" ORDER BY user_id, simulation_id LIMIT {_CHUNK_ROWS}"
+        f" ORDER BY user_id, simulation_id LIMIT {_CHUNK_ROWS}) AS chunk GROUP BY cardinality(asset_ids)"
     )
-    groups = _FORMAT.decode(copy_out(connection, query))
+    groups = read_groups(copy_out(connection, query), _COLUMNS)
     digest, count = 0, 0
     for group in groups:
         values = group.values
         key = (values["user_id"], values["simulation_id"], day_number(day))
         positions = (values["asset_ids"], values["quantities"], values["cost_basis"])
         digest = combine_digests(digest, digest_rows(key, values["cash"], values["equity"], positions))
-        count += len(group.rows)
+        count += len(values["user_id"])
         last = np.lexsort((values["simulation_id"], values["user_id"]))[-1]
         after = max(after, (int(values["user_id"][last]), int(values["simulation_id"][last])))
     return digest, count, after

@@ -10,15 +10,16 @@ import psycopg
 from core.clock import day_from_number
 from engine.market import Market
 from engine.strategies.base import MAX_LOOKBACK
-from models.copy_codec import DATE, INT4, INT8, Column, RowFormat
+from models.column_reader import gathered, read_groups
+from models.copy_codec import DATE, INT4, INT8, Column
 from services.copying import copy_out
 
-_FORMAT = RowFormat((Column("asset_id", INT4), Column("day", DATE), Column("close", INT8)))
+_COLUMNS = (Column("asset_id", INT4), Column("day", DATE), Column("close", INT8))
 
 # The closes of the days themselves, and of each asset the newest before them that a window can reach: whatever the
 # range of days that a batch is asked for, it sees the same closes, so that the result cannot depend on the range.
 _CLOSES = """
-SELECT asset_id, day, close FROM (
+SELECT {columns} FROM (
     SELECT asset_id, day, close FROM closes WHERE day BETWEEN '{first}' AND '{last}'
     UNION ALL
     SELECT before.asset_id, before.day, before.close
@@ -26,7 +27,7 @@ SELECT asset_id, day, close FROM (
         SELECT asset_id, day, close FROM closes
         WHERE asset_id = assets.id AND day < '{first}' ORDER BY day DESC LIMIT {window}
     ) AS before
-) AS seen ORDER BY asset_id, day
+) AS seen
 """
 
 
@@ -37,16 +38,18 @@ def load_market(
     first, last = days[0] - 1, days[1]
     ids = connection.execute("SELECT id FROM assets ORDER BY id").fetchall()
     asset_ids = np.array([row[0] for row in ids], dtype=np.int32)
-    query = _CLOSES.format(first=day_from_number(first), last=day_from_number(last), window=MAX_LOOKBACK + 1)
-    groups = _FORMAT.decode(copy_out(connection, query))
+    query = _CLOSES.format(
+        columns=gathered(_COLUMNS), first=day_from_number(first), last=day_from_number(last), window=MAX_LOOKBACK + 1
+    )
+    groups = read_groups(copy_out(connection, query), _COLUMNS)
     if not groups:
         nothing = np.zeros(0, dtype=np.int32)
         return Market.from_closes(
             asset_ids, (first, last), (nothing, nothing, nothing.astype(np.int64)), max_stale_days
         )
-    values = groups[0].values
-    closes = (values["asset_id"], values["day"], values["close"])
-    return Market.from_closes(asset_ids, (first, last), closes, max_stale_days)
+    asset, day, close = (groups[0].values[column.name] for column in _COLUMNS)
+    order = np.lexsort((day, asset))
+    return Market.from_closes(asset_ids, (first, last), (asset[order], day[order], close[order]), max_stale_days)
 
 
 class MarketCache:

@@ -186,17 +186,32 @@ _NOTIFY_MISSED = text(
 )
 
 # Batches are cut by count, not by id, so that sparse ids make no empty ones; the ranges between them are closed up, so
-# that no user can fall between two batches.
+# that no user can fall between two batches. Each cut walks over the index from the one before, which takes a third of
+# the time of numbering all users; how many are in a range then needs no counting but in the last.
 _INSERT_BATCHES = text(
     """
-    WITH owners AS (SELECT DISTINCT user_id FROM simulations WHERE start_day <= :day),
-    numbered AS (SELECT user_id, (row_number() OVER (ORDER BY user_id) - 1) / :size AS seq FROM owners),
+    WITH RECURSIVE cuts (user_lo) AS (
+        SELECT min(user_id) FROM simulations WHERE start_day <= :day
+        UNION ALL
+        SELECT (
+            SELECT user_id FROM (
+                SELECT DISTINCT user_id FROM simulations WHERE user_id >= cuts.user_lo AND start_day <= :day
+            ) AS owners ORDER BY user_id OFFSET :size LIMIT 1
+        ) FROM cuts WHERE user_lo IS NOT NULL
+    ),
     ranges AS (
-        SELECT seq, min(user_id) AS user_lo, max(user_id) + 1 AS user_hi, count(*) AS users FROM numbered GROUP BY seq
+        SELECT user_lo, lead(user_lo) OVER o AS user_hi, row_number() OVER o - 1 AS seq
+        FROM cuts WHERE user_lo IS NOT NULL WINDOW o AS (ORDER BY user_lo)
     ),
     inserted AS (
         INSERT INTO batches (run_id, seq, user_lo, user_hi, users, status)
-        SELECT :run, seq, user_lo, user_hi, users, 'planned' FROM ranges ORDER BY seq
+        SELECT :run, seq, user_lo,
+            coalesce(user_hi, (SELECT max(user_id) + 1 FROM simulations WHERE start_day <= :day)),
+            CASE WHEN user_hi IS NOT NULL THEN :size
+                ELSE (SELECT count(DISTINCT user_id) FROM simulations WHERE user_id >= user_lo AND start_day <= :day)
+            END,
+            'planned'
+        FROM ranges ORDER BY seq
         RETURNING users
     )
     SELECT coalesce(sum(users), 0) FROM inserted

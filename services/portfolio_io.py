@@ -12,23 +12,24 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
-from core.clock import day_from_number
-from models.copy_codec import RowFormat
-from models.portfolio_rows import (
-    PORTFOLIO_FORMAT,
-    SIMULATION_FORMAT,
-    STATE_FORMAT,
-    TRADE_FORMAT,
+from core.clock import EPOCH, day_from_number, day_number
+from models.column_reader import read_groups
+from models.portfolio_frame import (
+    GATHERED_SIMULATIONS,
+    STATE_COLUMNS,
     Frame,
     frame_of,
+    gathered_states,
     place_states,
+    state_layout,
 )
+from models.portfolio_rows import PORTFOLIO_FORMAT, TRADE_FORMAT
 from services.copying import copy_in, copy_out
 from services.locks import Connection
 
-
-def _names(row_format: RowFormat, prefix: str = "") -> str:
-    return ", ".join(prefix + column.name for column in row_format.columns)
+# The planner knows nothing of how long arrays are, expects thousands of groups, and would sort the rows into them: that
+# takes longer than all the rest. Until the transaction ends.
+_GATHER_BY_HASH = "SET LOCAL enable_sort = off; SET LOCAL work_mem = '64MB'"
 
 
 def read_frame(connection: Connection, users: tuple[int, int], before: date, through: date) -> Frame:
@@ -36,19 +37,18 @@ def read_frame(connection: Connection, users: tuple[int, int], before: date, thr
 
     Those without a row on `before` come with their initial state; `place_latest` finds older ones.
     """
+    connection.execute(_GATHER_BY_HASH)
     scope = f"user_id >= {int(users[0])} AND user_id < {int(users[1])}"
     # COPY takes no parameters; what is put in are integers and dates.
-    simulations = copy_out(
-        connection,
-        f"SELECT {_names(SIMULATION_FORMAT)} FROM simulations WHERE {scope} AND start_day <= '{through}'",  # noqa: S608
+    simulations = (
+        f"SELECT {GATHERED_SIMULATIONS} FROM simulations WHERE {scope} AND start_day <= '{through}' GROUP BY 1, 2"  # noqa: S608
     )
-    frame = frame_of(SIMULATION_FORMAT.decode(simulations))
-    del simulations
-    states = copy_out(
-        connection,
-        f"SELECT {_names(STATE_FORMAT)} FROM portfolio_days WHERE day = '{before}' AND {scope}",  # noqa: S608
+    frame = frame_of(copy_out(connection, simulations))
+    states = (
+        f"SELECT {day_number(before)}, {gathered_states()} FROM portfolio_days"  # noqa: S608 - as above
+        f" WHERE day = '{before}' AND {scope} GROUP BY {state_layout()}"
     )
-    place_states(frame, STATE_FORMAT.decode(states))
+    place_states(frame, read_groups(copy_out(connection, states), STATE_COLUMNS, keys=1))
     return frame
 
 
@@ -56,7 +56,7 @@ def place_latest(connection: Connection, frame: Frame, where: NDArray[np.bool_],
     """Give the simulations of the mask `where` their newest row on or before `through`, however old it is."""
     pairs = zip(frame.simulations.user_id[where].tolist(), frame.simulations.simulation_id[where].tolist(), strict=True)
     states = copy_out(connection, _latest_query(list(pairs), through))
-    place_states(frame, STATE_FORMAT.decode(states))
+    place_states(frame, read_groups(states, STATE_COLUMNS, keys=1))
 
 
 def _latest_query(keys: Sequence[tuple[int, int]], through: date) -> str:
@@ -65,7 +65,10 @@ def _latest_query(keys: Sequence[tuple[int, int]], through: date) -> str:
         f" AND d.day <= '{through}' ORDER BY d.day DESC LIMIT 1"
     )
     values = ", ".join(f"({user}::bigint, {simulation}::bigint)" for user, simulation in keys)
-    return f"SELECT {_names(STATE_FORMAT, 'p.')} FROM (VALUES {values}) AS k (user_id, id), LATERAL ({newest}) AS p"  # noqa: S608
+    return (
+        f"SELECT p.day - DATE '{EPOCH}', {gathered_states('p.')}"  # noqa: S608 - as above
+        f" FROM (VALUES {values}) AS k (user_id, id), LATERAL ({newest}) AS p GROUP BY 1, {state_layout('p.')}"
+    )
 
 
 def simulations_with_rows(connection: Connection, users: tuple[int, int], days: tuple[date, date]) -> NDArray[np.int64]:
@@ -80,9 +83,9 @@ def simulations_with_rows(connection: Connection, users: tuple[int, int], days: 
 
 def write_portfolio_days(connection: Connection, day: int, rows: bytes) -> None:
     """Append rows of one day, straight into its partition: routing a million rows costs, and the day is known."""
-    copy_in(connection, f"portfolio_days_{day_from_number(day):%Y%m%d}", _names(PORTFOLIO_FORMAT), [rows])
+    copy_in(connection, f"portfolio_days_{day_from_number(day):%Y%m%d}", PORTFOLIO_FORMAT.names, [rows])
 
 
 def write_trades(connection: Connection, day: int, rows: memoryview) -> None:
     """Append one day's trades."""
-    copy_in(connection, f"trades_{day_from_number(day):%Y%m}", _names(TRADE_FORMAT), [rows])
+    copy_in(connection, f"trades_{day_from_number(day):%Y%m}", TRADE_FORMAT.names, [rows])

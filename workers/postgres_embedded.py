@@ -191,7 +191,7 @@ class EmbeddedPostgres:
 
 def default_settings(*, lz4: bool) -> dict[str, tuple[str, str]]:
     """Each setting's value, and why it is so."""
-    megabytes = max(32, min(256, psutil.virtual_memory().total // 2**20 // 8))
+    megabytes = max(32, min(2048, psutil.virtual_memory().total // 2**20 // 8))
     return {
         "fsync": ("on", "a commit survives a power cut"),
         "full_page_writes": ("on", "a page half written at a crash is made whole again"),
@@ -202,9 +202,13 @@ def default_settings(*, lz4: bool) -> dict[str, tuple[str, str]]:
             "less log for little work; without lz4 it would cost more than it saves",
         ),
         "max_wal_size": ("4GB", "a night's bulk copies do not force checkpoints"),
+        "min_wal_size": ("1GB", "a night writes into files of the log that exist: new ones are written twice"),
         "checkpoint_timeout": ("15min", "fewer full pages in the log"),
         "checkpoint_completion_target": ("0.9", "spread the writing"),
-        "shared_buffers": (f"{megabytes}MB", "bulk copies stream; an eighth of a small machine at most"),
+        "shared_buffers": (
+            f"{megabytes}MB",
+            "last night stays in memory for the next; an eighth of the machine",
+        ),
         "dynamic_shared_memory_type": ("mmap", "containers have a /dev/shm of 64 MB, too small for parallel queries"),
         "max_connections": ("100", "workers, beat, exporter and people"),
         "max_locks_per_transaction": ("256", "a partition a day and the granule locks of big batches"),

@@ -21,6 +21,9 @@ _QUERIES = {
         SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)
         FROM pg_constraint WHERE connamespace = 'public'::regnamespace
     """,
+    "functions": """
+        SELECT proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    """,
     "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
 }
 
@@ -28,7 +31,7 @@ Catalog = dict[str, set[tuple[object, ...]]]
 
 
 def describe(connection: Connection) -> Catalog:
-    """Relations, columns, constraints and indexes of the schema `public`, without Alembic's own table."""
+    """Relations, columns, constraints, functions and indexes of the schema `public`, without Alembic's own table."""
     return {
         kind: {tuple(row) for row in connection.execute(text(query)) if row[0] != "alembic_version"}
         for kind, query in _QUERIES.items()
