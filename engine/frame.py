@@ -105,8 +105,8 @@ class State:
             return_mean=np.zeros(count),
             return_m2=np.zeros(count),
             max_drawdown=np.zeros(count),
-            quantities=np.zeros((count, slots), dtype=np.int64),
-            cost_basis=np.zeros((count, slots), dtype=np.int64),
+            quantities=np.zeros((count, slots), dtype=np.int64, order="F"),
+            cost_basis=np.zeros((count, slots), dtype=np.int64, order="F"),
             strategy_state=initial_states(simulations.strategy),
         )
 

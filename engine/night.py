@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from engine.frame import Rows, Simulations, State
 from engine.market import Market
-from engine.params import COMMON
-from engine.slots import any_slot
+from engine.params import COMMON, FEE_BUY
+from engine.slots import Places, any_slot
 from engine.ticks import PPM, TICKS, Bools, Ints, add_checked, mul_div_add_floor, mul_div_floor, mul_div_round
 
 
@@ -72,34 +72,33 @@ class Night:
 
     def no_orders(self) -> Ints:
         """int64 (n, K) of zeros."""
-        return np.zeros(self.columns.shape, dtype=np.int64)
+        return np.zeros(self.columns.shape, dtype=np.int64, order="F")
 
-    def weighted(self, amount: Ints) -> Ints:
-        """int64 (n, K): `floor(amount * weight / PPM)` for `amount` int64 (n,)."""
-        return mul_div_floor(amount[:, None], self.simulations.weights, PPM)
+    def weighted(self, at: Places, amount: Ints) -> Ints:
+        """int64 (m,): `floor(amount * weight / PPM)` at the places `at`, for `amount` int64 (n,)."""
+        return mul_div_floor(amount[at[0]], self.simulations.weights[at], PPM)
 
-    def buy_for(self, orders: Ints, where: Bools, budget: Ints) -> None:
-        """Write into `orders`, at `where`, the largest quantities that `budget` (n, K) pays, fees included."""
-        rows, slots = np.nonzero(where)
+    def buy_for(self, orders: Ints, at: Places, budget: Ints) -> None:
+        """Write into `orders`, at the places `at`, the largest quantities that `budget` (m,) pays, fees included."""
+        rows, _ = at
         overflow = np.zeros(len(rows), dtype=np.bool_)
-        fee_ppm = self.simulations.params[rows, 0]
-        orders[rows, slots] = afford(budget[rows, slots], self.price[rows, slots], fee_ppm, overflow)
+        orders[at] = afford(budget, self.price[at], self.simulations.params[rows, FEE_BUY], overflow)
         self.overflow[rows[overflow]] = True
 
-    def to_value(self, orders: Ints, where: Bools, value: Ints) -> None:
-        """Write into `orders`, at `where`, what brings each holding to `value` (n, K) at D's close."""
-        rows, slots = np.nonzero(where)
+    def to_value(self, orders: Ints, at: Places, value: Ints) -> None:
+        """Write into `orders`, at the places `at`, what brings each holding to `value` (m,) at D's close."""
+        rows, _ = at
         overflow = np.zeros(len(rows), dtype=np.bool_)
-        target = mul_div_floor(value[rows, slots], TICKS, self.price[rows, slots], overflow)
-        orders[rows, slots] = target - self.state.quantities[rows, slots]
+        target = mul_div_floor(value, TICKS, self.price[at], overflow)
+        orders[at] = target - self.state.quantities[at]
         self.overflow[rows[overflow]] = True
 
-    def previous_value(self, rows: NDArray[np.intp], slots: NDArray[np.intp]) -> Ints:
-        """int64, the holdings at (`rows`, `slots`) valued with the last close on or before D-1; 0 without one."""
+    def previous_value(self, at: Places | NDArray[np.intp]) -> Ints:
+        """int64, the holdings at `at` (places, or whole rows) by the last close on or before D-1; 0 without one."""
+        quantities = self.state.quantities[at]
         if self.previous_row < 0:
-            return np.zeros(len(rows), dtype=np.int64)
-        price = self.market.last[self.previous_row, self.columns[rows, slots]]
-        return mul_div_round(self.state.quantities[rows, slots], price, TICKS)
+            return np.zeros_like(quantities)
+        return mul_div_round(quantities, self.market.last[self.previous_row, self.columns[at]], TICKS)
 
 
 def afford(budget: Ints, price: Ints, fee_ppm: Ints, overflow: Bools | None = None) -> Ints:

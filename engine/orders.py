@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.night import Night, afford
 from engine.params import FEE_BUY, FEE_SELL, FEE_SELL_CAP, STOP_LOSS, TAKE_PROFIT
-from engine.strategies.base import slot_bits
+from engine.slots import Places, places
 from engine.ticks import PPM, TICKS, Bools, Ints, add_checked, mul_div_floor, mul_div_round
 
 
@@ -52,15 +55,13 @@ def apply_stops(night: Night, orders: Ints, blocking: Bools) -> None:
 
     Where `blocking` (n,), the slot's bit in the strategy's state is set as well.
     """
-    params = night.simulations.params
-    watched = (params[:, STOP_LOSS] > 0) | (params[:, TAKE_PROFIT] > 0)
-    if not watched.any():
-        return
-    held = night.state.quantities
-    rows, slots = np.nonzero(night.tradable & (held > 0) & watched[:, None])
+    params, held = night.simulations.params, night.state.quantities
+    watched = np.flatnonzero((params[:, STOP_LOSS] > 0) | (params[:, TAKE_PROFIT] > 0))
+    rows, slots = places(night.tradable[watched] & (held[watched] > 0))
     if len(rows) == 0:
         return
-    value = night.previous_value(rows, slots)
+    rows = watched[rows]
+    value = night.previous_value((rows, slots))
     cost = night.state.cost_basis[rows, slots]
     loss, profit = params[rows, STOP_LOSS], params[rows, TAKE_PROFIT]
     hit = (loss > 0) & (value <= mul_div_floor(cost, PPM - loss, PPM))
@@ -68,57 +69,51 @@ def apply_stops(night: Night, orders: Ints, blocking: Bools) -> None:
     rows, slots = rows[hit], slots[hit]
     orders[rows, slots] = -held[rows, slots]
     blocked = blocking[rows]
-    bits = slot_bits(orders.shape[1])[0, slots[blocked]]
+    bits = np.int64(1) << slots[blocked].astype(np.int64)
     np.bitwise_or.at(night.state.strategy_state[:, 0], rows[blocked], bits)
 
 
 def fill(night: Night, orders: Ints) -> Trades:
     """The trades; cash, quantities and cost of `night.state` become those after them, in place."""
-    if not orders.any():
+    fills = [*_sell(night, orders), *_buy(night, orders)]
+    if not fills:
         return NO_TRADES
-    fills = _Fills(np.zeros_like(orders), np.zeros_like(orders), np.zeros_like(orders), np.zeros_like(orders))
-    _sell(night, orders, fills)
-    _buy(night, orders, fills)
-    row, slot = np.nonzero(fills.quantity)
+    row, slot, quantity, notional, fee, realised = (np.concatenate(parts) for parts in zip(*fills, strict=True))
+    order = np.argsort(row * orders.shape[1] + slot)
+    row, slot = row[order], slot[order]
     return Trades(
         row=row,
         slot=slot,
         asset_id=night.simulations.asset_ids[row, slot],
-        quantity=fills.quantity[row, slot],
+        quantity=quantity[order],
         price=night.price[row, slot],
-        notional=fills.notional[row, slot],
-        fee=fills.fee[row, slot],
-        realised=fills.realised[row, slot],
+        notional=notional[order],
+        fee=fee[order],
+        realised=realised[order],
     )
 
 
-@dataclass(slots=True)
-class _Fills:
-    """int64 (n, K) each; quantity signed."""
+class _Fills(NamedTuple):
+    """int64 (m,) each; quantity signed, one place at most once."""
 
+    row: NDArray[np.intp]
+    slot: NDArray[np.intp]
     quantity: Ints
     notional: Ints
     fee: Ints
     realised: Ints
 
-    def put(self, at: tuple[NDArray[np.intp], NDArray[np.intp]], quantity: Ints, notional: Ints, fee: Ints) -> None:
-        self.quantity[at] = quantity
-        self.notional[at] = notional
-        self.fee[at] = fee
 
-
-def _sell(night: Night, orders: Ints, fills: _Fills) -> None:
-    at = np.nonzero(orders < 0)
-    if len(at[0]) == 0:
-        return
-    rows = at[0]
-    too_big = np.zeros(len(rows), dtype=np.bool_)
+def _sell(night: Night, orders: Ints) -> Iterator[_Fills]:
+    at = places(orders < 0)
+    too_big = np.zeros(len(at[0]), dtype=np.bool_)
     quantity = -orders[at]
     notional = mul_div_round(quantity, night.price[at], TICKS, too_big)
     worth = (notional > 0) | too_big
-    at, rows, quantity, notional, too_big = (
-        (at[0][worth], at[1][worth]), rows[worth], quantity[worth], notional[worth], too_big[worth]
-    )  # fmt: skip
+    if not worth.any():
+        return
+    rows, slots = at = at[0][worth], at[1][worth]
+    quantity, notional, too_big = quantity[worth], notional[worth], too_big[worth]
     params, state = night.simulations.params[rows], night.state
     fee = mul_div_round(notional, params[:, FEE_SELL], PPM, too_big)
     cap = params[:, FEE_SELL_CAP]
@@ -126,28 +121,36 @@ def _sell(night: Night, orders: Ints, fills: _Fills) -> None:
     held, cost = state.quantities[at], state.cost_basis[at]
     cost_sold = np.where(quantity == held, cost, mul_div_round(cost, quantity, held))
 
-    fills.put(at, -quantity, notional, fee)
-    fills.realised[at] = notional - fee - cost_sold
     state.quantities[at] = held - quantity
     state.cost_basis[at] = cost - cost_sold
-    proceeds = np.zeros_like(orders)
-    proceeds[at] = notional - fee
-    for slot in np.unique(at[1]).tolist():
-        state.cash[:] = add_checked(state.cash, proceeds[:, slot], night.overflow)
+    _receive(night, at, notional - fee)
     night.overflow[rows[too_big]] = True
+    yield _Fills(rows, slots, -quantity, notional, fee, notional - fee - cost_sold)
 
 
-def _buy(night: Night, orders: Ints, fills: _Fills) -> None:
+def _receive(night: Night, at: Places, proceeds: Ints) -> None:
+    """Add the proceeds to the rows' cash; slot by slot, because within a slot each row is there once."""
+    rows, slots = at
+    bounds = np.searchsorted(slots, np.arange(int(slots[-1]) + 2)).tolist()
+    for begin, end in pairwise(bounds):
+        owners, overflow = rows[begin:end], np.zeros(end - begin, dtype=np.bool_)
+        night.state.cash[owners] = add_checked(night.state.cash[owners], proceeds[begin:end], overflow)
+        night.overflow[owners[overflow]] = True
+
+
+def _buy(night: Night, orders: Ints) -> Iterator[_Fills]:
     buying = orders > 0
-    for slot in np.flatnonzero(buying.any(axis=0)).tolist():
-        _buy_slot(night, np.flatnonzero(buying[:, slot]), slot, orders, fills)
+    for slot in range(orders.shape[1]):
+        rows = np.flatnonzero(buying[:, slot])
+        if len(rows):
+            yield _buy_slot(night, rows, slot, orders[rows, slot])
 
 
-def _buy_slot(night: Night, rows: NDArray[np.intp], slot: int, orders: Ints, fills: _Fills) -> None:
+def _buy_slot(night: Night, rows: NDArray[np.intp], slot: int, quantity: Ints) -> _Fills:
     """Fill one slot's purchases; the slots are a loop because each sees the cash that the one before left."""
     state, fee_ppm = night.state, night.simulations.params[rows, FEE_BUY]
     too_big = np.zeros(len(rows), dtype=np.bool_)
-    quantity, price, cash = orders[rows, slot], night.price[rows, slot], state.cash[rows]
+    price, cash = night.price[rows, slot], state.cash[rows]
     notional, fee = _cost(quantity, price, fee_ppm, too_big)
     # cash - notional cannot overflow where notional + fee might: both are >= 0.
     short = (fee > cash - notional) & ~too_big
@@ -163,7 +166,7 @@ def _buy_slot(night: Night, rows: NDArray[np.intp], slot: int, orders: Ints, fil
     state.quantities[at] = add_checked(state.quantities[at], quantity, too_much)
     state.cost_basis[at] = add_checked(state.cost_basis[at], notional + fee, too_much)
     night.overflow[rows[too_much]] = True
-    fills.put(at, quantity, notional, fee)
+    return _Fills(*at, quantity, notional, fee, np.zeros_like(fee))
 
 
 def _cost(quantity: Ints, price: Ints, fee_ppm: Ints, overflow: Bools | None) -> tuple[Ints, Ints]:

@@ -82,10 +82,10 @@ def frame_of(messages: Sequence[bytes]) -> Frame:
         strategy=_column(blocks, "strategy", np.int16)[order],
         start_day=_column(blocks, "start_day", np.int32)[order],
         initial_cash=_column(blocks, "initial_cash", np.int64)[order],
-        params=_matrix(blocks, "params", np.int64)[order],
+        params=_matrix(blocks, "params", np.int64, order),
         param_count=_lengths(blocks, "params")[order],
-        asset_ids=_matrix(blocks, "asset_ids", np.int32)[order],
-        weights=_matrix(blocks, "weights_ppm", np.int64)[order],
+        asset_ids=_matrix(blocks, "asset_ids", np.int32, order),
+        weights=_matrix(blocks, "weights_ppm", np.int64, order),
         slots=_lengths(blocks, "asset_ids")[order],
     )
     return Frame(simulations, State.initial(simulations), simulations.start_day - np.int32(1), [])
@@ -161,16 +161,16 @@ def _column(blocks: Sequence[NDArray[np.void]], name: str, dtype: Any) -> NDArra
     return np.concatenate([np.zeros(0, dtype=dtype), *(block[name] for block in blocks)], dtype=dtype)
 
 
-def _matrix(blocks: Sequence[NDArray[np.void]], name: str, dtype: Any) -> NDArray[Any]:
-    """(n, widest), zero padded."""
+def _matrix(blocks: Sequence[NDArray[np.void]], name: str, dtype: Any, order: NDArray[np.intp]) -> NDArray[Any]:
+    """(n, widest) in this order of the rows, zero padded, slot after slot in memory."""
     width = max((block[name].shape[1] for block in blocks), default=1)
-    result = np.zeros((sum(map(len, blocks)), max(width, 1)), dtype=dtype)
+    result = np.zeros((sum(map(len, blocks)), max(width, 1)), dtype=dtype, order="F")
     start = 0
     for block in blocks:
         values = block[name]["value"]
         result[start : start + len(values), : values.shape[1]] = values
         start += len(values)
-    return result
+    return result.T[:, order].T
 
 
 def _lengths(blocks: Sequence[NDArray[np.void]], name: str) -> NDArray[np.int16]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,43 +57,60 @@ TRADE_FORMAT = RowFormat(
 )
 
 
-def encode_portfolio_days(simulations: Simulations, state: State, day: int) -> bytes:
-    """`PORTFOLIO_FORMAT` rows of one day, in the order of the table's key.
+# Rows become Python objects for a moment; so few of them fit into memory that the interpreter has and keeps.
+_BLOCK_ROWS = 1000
+
+
+def encode_portfolio_days(simulations: Simulations, state: State, day: int) -> list[bytes]:
+    """`PORTFOLIO_FORMAT` rows of one day in blocks, in the order of the table's key.
 
     In key order the index grows at its right edge and its pages are full: a third of the time of writing is the key's.
     """
-    rows_in_order = np.empty(len(simulations), dtype=object)
-    shape = simulations.slots.astype(np.int64) * 256 + state_widths(simulations.strategy)
-    for code in np.flatnonzero(np.bincount(shape)).tolist():
-        rows = np.flatnonzero(shape == code)
-        slots, state_width = divmod(code, 256)
-        block = bytes(_encode_uniform(simulations.take(rows), state.take(rows), day, slots, state_width))
-        size = len(block) // len(rows)
-        rows_in_order[rows] = [block[start : start + size] for start in range(0, len(block), size)]
     order = np.lexsort((simulations.simulation_id, simulations.user_id))
-    return b"".join(rows_in_order[order].tolist())
+    shape = (simulations.slots.astype(np.int64) * 256 + state_widths(simulations.strategy))[order]
+    groups = []
+    for code in np.flatnonzero(np.bincount(shape)).tolist():
+        slots, state_width = divmod(code, 256)
+        where = np.flatnonzero(shape == code)
+        groups.append((where, _encode_uniform(simulations, state, order[where], day, (slots, state_width))))
+    return [
+        _interleave(groups, begin, min(begin + _BLOCK_ROWS, len(order))) for begin in range(0, len(order), _BLOCK_ROWS)
+    ]
 
 
-def _encode_uniform(simulations: Simulations, state: State, day: int, slots: int, state_width: int) -> memoryview:
-    """Rows that all have so many slots and integers of state."""
-    return PORTFOLIO_FORMAT.encode(
+def _interleave(groups: Sequence[tuple[NDArray[np.intp], NDArray[np.void]]], begin: int, end: int) -> bytes:
+    """The rows `[begin, end)` of all groups, each (positions in the whole, rows), in the order of their positions."""
+    rows = np.empty(end - begin, dtype=object)
+    for where, encoded in groups:
+        first, last = np.searchsorted(where, (begin, end))
+        rows[where[first:last] - begin] = encoded[first:last].tolist()
+    return b"".join(rows.tolist())
+
+
+def _encode_uniform(
+    simulations: Simulations, state: State, rows: NDArray[np.intp], day: int, layout: tuple[int, int]
+) -> NDArray[np.void]:
+    """Rows that all have so many slots and integers of state, one element each."""
+    slots, state_width = layout
+    encoded = PORTFOLIO_FORMAT.encode(
         {
-            "day": np.full(len(simulations), day, dtype=np.int32),
-            "nights": state.nights,
-            "user_id": simulations.user_id,
-            "simulation_id": simulations.simulation_id,
-            "cash": state.cash,
-            "equity": state.equity,
-            "peak": state.peak,
-            "return_mean": state.return_mean,
-            "return_m2": state.return_m2,
-            "max_drawdown": state.max_drawdown,
-            "asset_ids": simulations.asset_ids[:, :slots],
-            "quantities": state.quantities[:, :slots],
-            "cost_basis": state.cost_basis[:, :slots],
-            "state": state.strategy_state[:, :state_width],
+            "day": np.full(len(rows), day, dtype=np.int32),
+            "nights": state.nights[rows],
+            "user_id": simulations.user_id[rows],
+            "simulation_id": simulations.simulation_id[rows],
+            "cash": state.cash[rows],
+            "equity": state.equity[rows],
+            "peak": state.peak[rows],
+            "return_mean": state.return_mean[rows],
+            "return_m2": state.return_m2[rows],
+            "max_drawdown": state.max_drawdown[rows],
+            "asset_ids": simulations.asset_ids[rows, :slots],
+            "quantities": state.quantities[rows, :slots],
+            "cost_basis": state.cost_basis[rows, :slots],
+            "state": state.strategy_state[rows, :state_width],
         }
     )
+    return np.frombuffer(encoded, dtype=np.dtype((np.void, len(encoded) // len(rows))))
 
 
 def encode_trades(simulations: Simulations, trades: Trades, day: int) -> memoryview:

@@ -81,9 +81,9 @@ def simulations_with_rows(connection: Connection, users: tuple[int, int], days: 
     return np.array([row[0] for row in rows], dtype=np.int64)
 
 
-def write_portfolio_days(connection: Connection, day: int, rows: bytes) -> None:
+def write_portfolio_days(connection: Connection, day: int, blocks: Sequence[bytes]) -> None:
     """Append rows of one day, straight into its partition: routing a million rows costs, and the day is known."""
-    copy_in(connection, f"portfolio_days_{day_from_number(day):%Y%m%d}", PORTFOLIO_FORMAT.names, [rows])
+    copy_in(connection, f"portfolio_days_{day_from_number(day):%Y%m%d}", PORTFOLIO_FORMAT.names, blocks)
 
 
 def write_trades(connection: Connection, day: int, rows: memoryview) -> None:

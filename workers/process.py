@@ -15,6 +15,7 @@ from core.settings import Settings
 from services.batches import BatchWorker
 from services.market_data import MarketCache
 from tasks.context import ProcessContext, process_context, set_context
+from workers.memory import keep_freed_memory
 from workers.publisher import CeleryPublisher
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def session_limits(settings: Settings) -> SessionLimits:
 
 def open_process(app: Celery, settings: Settings, database_url: str) -> None:
     """Make the engine and the publisher, and hand them to the tasks. No connection is opened yet."""
+    keep_freed_memory()
     name = worker_name()
     structlog.contextvars.bind_contextvars(worker=name)
     engine = make_engine(database_url, application=f"nightshift worker {name}"[:63], limits=session_limits(settings))

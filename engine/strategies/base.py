@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
@@ -14,7 +15,7 @@ from pydantic import BeforeValidator
 
 from engine.night import Night
 from engine.params import COMMON, Parameters
-from engine.slots import any_slot, pack_bits
+from engine.slots import any_slot, pack_bits, places, unpack_bits
 from engine.ticks import MAX, Bools, Ints
 
 MAX_LOOKBACK = 250
@@ -102,9 +103,21 @@ class Strategy(ABC):
         return np.array(lower, dtype=np.int64), np.array(upper, dtype=np.int64)
 
 
-def slot_bits(slots: int) -> Ints:
-    """int64 (1, K), the bit of each slot in a mask."""
-    return (np.int64(1) << np.arange(slots, dtype=np.int64))[None, :]
+def signals(night: Night, params: Sequence[Ints], rule: Callable[..., tuple[Bools, ...]]) -> tuple[Bools, ...]:
+    """`rule(columns, *params)` for every slot, bool (n, K) each; `params` are int64 (n,), values >= 0.
+
+    A signal depends on an asset and on parameters that many simulations share. Where there are fewer different ones
+    times assets than slots, each is computed once and looked up; that gives the same as computing it slot by slot.
+    """
+    code = params[0]
+    for column in params[1:]:
+        code = code * (column.max(initial=0) + 1) + column
+    _, first, member = np.unique(code, return_index=True, return_inverse=True)
+    width = night.market.no_asset + 1
+    if len(first) * width > night.columns.size:
+        return rule(night.columns, *(column[:, None] for column in params))
+    tables = rule(np.arange(width)[None, :], *(column[first, None] for column in params))
+    return tuple(table[member[:, None], night.columns] for table in tables)
 
 
 def enter_and_leave(night: Night, enter: Bools, leave: Bools, unblock: Bools) -> Ints:
@@ -114,13 +127,14 @@ def enter_and_leave(night: Night, enter: Bools, leave: Bools, unblock: Bools) ->
     `leave` sell all they hold; slots that `enter`, hold nothing and are not blocked buy for their weight of the equity.
     """
     orders = night.no_orders()
-    state, held, bits = night.state.strategy_state, night.state.quantities, slot_bits(enter.shape[1])
-    blocked = (state[:, :1] & bits) != 0
+    state, held = night.state.strategy_state, night.state.quantities
+    blocked = unpack_bits(state[:, 0], enter.shape[1])
     blocked &= ~unblock
     state[:, 0] = pack_bits(blocked)
     sell = leave & night.tradable & (held > 0)
     orders[sell] = -held[sell]
     buy = enter & night.tradable & (held == 0) & ~blocked
     if buy.any():
-        night.buy_for(orders, buy, night.weighted(night.equity))
+        at = places(buy)
+        night.buy_for(orders, at, night.weighted(at, night.equity))
     return orders

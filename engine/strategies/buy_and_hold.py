@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from engine.night import Night
 from engine.params import Parameters
-from engine.slots import pack_bits
-from engine.strategies.base import Strategy, slot_bits
+from engine.slots import pack_bits, places, unpack_bits
+from engine.strategies.base import Strategy
 from engine.ticks import Ints
 
 
@@ -19,9 +19,10 @@ class BuyAndHold(Strategy):
     def orders(self, night: Night) -> Ints:
         """Buy the tradable slots that were never bought."""
         orders = night.no_orders()
-        state, bits = night.state.strategy_state, slot_bits(orders.shape[1])
-        buy = night.tradable & ((state[:, :1] & bits) == 0)
+        state = night.state.strategy_state
+        buy = night.tradable & ~unpack_bits(state[:, 0], orders.shape[1])
         if buy.any():
-            night.buy_for(orders, buy, night.weighted(night.simulations.initial_cash))
+            at = places(buy)
+            night.buy_for(orders, at, night.weighted(at, night.simulations.initial_cash))
             state[:, 0] |= pack_bits(buy)
         return orders

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from engine import params
 from engine.night import Night
+from engine.slots import places
 from engine.strategies.base import Strategy
 from engine.ticks import MAX, Ints
 
@@ -32,6 +33,7 @@ class Dca(Strategy):
         instalment = (night.day - night.simulations.start_day) // every
         due = (instalment > night.state.strategy_state[:, 0]) & night.any_tradable
         if due.any():
-            night.buy_for(orders, night.tradable & due[:, None], night.weighted(amount))
+            at = places(night.tradable & due[:, None])
+            night.buy_for(orders, at, night.weighted(at, amount))
             night.state.strategy_state[due, 0] = instalment[due]
         return orders

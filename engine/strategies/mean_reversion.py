@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from engine import params
 from engine.night import Night
-from engine.strategies.base import MAX_LOOKBACK, Strategy, enter_and_leave
+from engine.strategies.base import MAX_LOOKBACK, Strategy, enter_and_leave, signals
 from engine.ticks import PPM, Bools, Ints
 
 
@@ -44,9 +46,12 @@ class MeanReversion(Strategy):
         if night.previous_row < 0:
             nothing = np.zeros(night.columns.shape, dtype=np.bool_)
             return enter_and_leave(night, nothing, nothing, ~nothing)
-        window, entry, exit_ = (night.params[:, index : index + 1] for index in range(3))
-        below = night.market.below_average
-        enough, cheap = below(night.previous_row, night.columns, window, PPM, PPM - entry)
-        _, still_below = below(night.previous_row, night.columns, window, PPM, PPM - exit_)
-        cheap &= enough
-        return enter_and_leave(night, cheap, enough & ~still_below, ~cheap)
+        below = partial(night.market.below_average, night.previous_row)
+
+        def rule(columns: NDArray[np.intp], window: Ints, entry: Ints, exit_: Ints) -> tuple[Bools, Bools]:
+            enough, cheap = below(columns, window, PPM, PPM - entry)
+            _, still_below = below(columns, window, PPM, PPM - exit_)
+            return enough & cheap, enough & ~still_below
+
+        cheap, recovered = signals(night, [night.params[:, index] for index in range(3)], rule)
+        return enter_and_leave(night, cheap, recovered, ~cheap)

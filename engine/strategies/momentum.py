@@ -8,6 +8,7 @@ from pydantic import Field
 from engine import params
 from engine.frame import MAX_SLOTS
 from engine.night import Night
+from engine.slots import places
 from engine.strategies.base import MAX_LOOKBACK, Calendar, Period, Strategy, period_numbers
 from engine.ticks import Ints
 
@@ -51,7 +52,8 @@ class Momentum(Strategy):
         np.put_along_axis(rank, best, np.arange(score.shape[1])[None, :], axis=1)
         chosen = (score >= 0) & (rank < top[rows].reshape(-1, 1))
 
-        value = night.no_orders()
-        value[rows] = np.where(chosen, (night.equity[rows] // top[rows])[:, None], 0)
-        night.to_value(orders, night.tradable & due[:, None], value)
+        part = np.zeros(night.tradable.shape, dtype=np.int64)
+        part[rows] = np.where(chosen, (night.equity[rows] // top[rows])[:, None], 0)
+        at = places(night.tradable & due[:, None])
+        night.to_value(orders, at, part[at])
         return orders

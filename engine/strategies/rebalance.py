@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from engine import params
 from engine.night import Night
-from engine.slots import any_slot
+from engine.slots import any_slot, places
 from engine.strategies.base import Calendar, Period, Strategy, period_numbers
 from engine.ticks import PPM, Bools, Ints, mul_div_floor
 
@@ -47,8 +47,8 @@ class Rebalance(Strategy):
         due = (calendar != Period.NONE) & (period != night.state.strategy_state[:, 0])
         act = (due | _drifted(night, ~due)) & night.any_tradable
         if act.any():
-            value = night.weighted(np.where(act, night.equity, 0))
-            night.to_value(orders, night.tradable & act[:, None], value)
+            at = places(night.tradable & act[:, None])
+            night.to_value(orders, at, night.weighted(at, night.equity))
             due &= act
             night.state.strategy_state[due, 0] = period[due]
         return orders
@@ -60,8 +60,6 @@ def _drifted(night: Night, candidates: Bools) -> Bools:
     band, previous = night.params[:, 1], night.state.equity
     rows = np.flatnonzero(candidates & (band > 0) & (previous > 0))
     if len(rows):
-        row, slot = np.nonzero(np.ones((len(rows), night.columns.shape[1]), dtype=np.bool_))
-        value = night.previous_value(rows[row], slot).reshape(len(rows), -1)
-        share = mul_div_floor(value, PPM, previous[rows, None])
+        share = mul_div_floor(night.previous_value(rows), PPM, previous[rows, None])
         drifted[rows] = any_slot(np.abs(share - night.simulations.weights[rows]) > band[rows, None])
     return drifted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -9,7 +10,7 @@ from pydantic import Field, model_validator
 
 from engine import params
 from engine.night import Night
-from engine.strategies.base import MAX_LOOKBACK, Strategy, enter_and_leave
+from engine.strategies.base import MAX_LOOKBACK, Strategy, enter_and_leave, signals
 from engine.ticks import Bools, Ints
 
 
@@ -43,6 +44,6 @@ class SmaCross(Strategy):
         if night.previous_row < 0:
             long = np.zeros(night.columns.shape, dtype=np.bool_)
         else:
-            fast, slow = night.params[:, :1], night.params[:, 1:2]
-            long = night.market.above_average(night.previous_row, night.columns, fast, slow)
+            above = partial(night.market.above_average, night.previous_row)
+            (long,) = signals(night, (night.params[:, 0], night.params[:, 1]), lambda *at: (above(*at),))
         return enter_and_leave(night, long, ~long, ~long)
