@@ -6,57 +6,42 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
 import pytest
 import redis
 from sqlalchemy import Engine
 
-from core.database import session_scope
+from benchmarks.chaos.installed import installed
 from core.settings import Settings
 from services.digest import DayDigest, digest_of_day
-from services.planning import plan_nights
 from services.relay import publish_planned
 from services.tick import tick
-from tests.support.nights import LAST_SAMPLE_DAY, NOW, change, rows, scalar, settings
+from tests.support.nights import LAST_SAMPLE_DAY, change, rows, scalar
 from tests.support.polling import wait_until
+from tests.support.workers import System, now, quick
 from workers.app import make_app
 from workers.embedded import ServerUrls
 from workers.publisher import CeleryPublisher
 from workers.stack import Stack
 
-USERS = 1500
+USERS, BATCH_USERS = 1500, 100
 PATIENCE = 60.0
-OFFSET = NOW - datetime.now(UTC)  # noqa: TID251 - as the demo does
 
 
 @contextmanager
 def system(home: Path, database: str, redis_url: str, *, workers: int, beat: bool = True) -> Iterator[Stack]:
     """Workers and beat on the test's servers."""
-    chosen = quick(home)
+    chosen = quick(home, BATCH_USERS)
     with Stack(chosen, ServerUrls(database, redis_url), workers=workers, beat=beat, flower=False, exporter=False) as it:
         yield it
 
 
-def quick(home: Path) -> Settings:
-    """Settings under which what was lost is missed soon, and whose clock stands the day after the samples end."""
-    return settings(100, home=home, tick_seconds=1, overdue_seconds=3, clock_offset=OFFSET)
-
-
-def now() -> datetime:
-    """The moment as the workers see it."""
-    return datetime.now(UTC) + OFFSET  # noqa: TID251 - the edge: this process plays the command line
-
-
 def start_nights(engine: Engine, redis_url: str, home: Path) -> None:
     """Plan all nights, one run each, and publish the first; before there is a beat, which would plan only the last."""
-    chosen = quick(home)
-    with make_app(chosen, redis_url) as app:
-        with session_scope(engine) as session:
-            plan_nights(session, through=LAST_SAMPLE_DAY, now=now(), settings=chosen, requested_by="test", each=True)
-        publish_planned(engine, CeleryPublisher(app), now=now())
+    on_paper = System(engine, ServerUrls("", redis_url), quick(home, BATCH_USERS))
+    on_paper.plan(each=True)
+    on_paper.tick()
 
 
 def wait_done(engine: Engine) -> None:
@@ -76,11 +61,6 @@ def check(engine: Engine, expected: DayDigest) -> None:
     )
     assert per_run == stored
     assert scalar(engine, "SELECT count(*) FROM quarantine") == 0
-
-
-def pool(stack: Stack) -> list[psutil.Process]:
-    """The processes of the simulations pool."""
-    return psutil.Process(stack.processes["simulations"]).children(recursive=True)
 
 
 def some_batches_done(engine: Engine, count: int) -> None:
@@ -117,7 +97,7 @@ def test_every_message_is_lost_and_every_message_comes_three_times(
     database: str, engine: Engine, redis_url: str, tmp_path: Path, expected: DayDigest
 ) -> None:
     start_nights(engine, redis_url, tmp_path)
-    chosen = quick(tmp_path)
+    chosen = quick(tmp_path, BATCH_USERS)
     with system(tmp_path, database, redis_url, workers=2), make_app(chosen, redis_url) as app:
         publish = CeleryPublisher(app)
         some_batches_done(engine, 5)
@@ -136,36 +116,22 @@ def test_a_stopped_worker_cannot_commit_what_another_has_done(
 ) -> None:
     """SIGSTOP in the middle of a batch; its session is ended, another does the batch, then it wakes up."""
     start_nights(engine, redis_url, tmp_path)
-    with system(tmp_path, database, redis_url, workers=2) as stack:
-        some_batches_done(engine, 5)
-        victim = pool(stack)[0]
-        stopped_in_a_batch(engine, victim)
-        change(
-            engine,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name LIKE :name",
-            name=f"%:{victim.pid}",
-        )
-        wait_done(engine)
-        victim.resume()
-        wait_until(lambda: tick_is_idle(engine, chosen=quick(tmp_path)), what="quiet")
+    with installed(tmp_path / "installed") as moments:
+        # Before there is a worker: they may have done all nights when the last of the stack's processes answers.
+        moments.arm("before_done", signal.SIGSTOP)
+        with system(tmp_path, database, redis_url, workers=2):
+            victim = wait_until(lambda: moments.reached("before_done"), what="a batch that is about to be done")
+            change(
+                engine,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name LIKE :name",
+                name=f"%:{victim}",
+            )
+            wait_done(engine)
+            os.kill(victim, signal.SIGCONT)
+            wait_until(lambda: tick_is_idle(engine, chosen=quick(tmp_path, BATCH_USERS)), what="quiet")
     check(engine, expected)
     assert scalar(engine, "SELECT max(attempts) FROM batches") == 2
-
-
-def stopped_in_a_batch(engine: Engine, victim: psutil.Process) -> None:
-    """Stop the process at a moment at which a batch of its is running."""
-
-    def caught() -> bool:
-        victim.suspend()
-        # Only its own session could still end it: what runs now, runs on.
-        mine = "SELECT count(*) FROM batches WHERE status = 'running' AND worker LIKE :name"
-        if scalar(engine, mine, name=f"%:{victim.pid}"):
-            return True
-        victim.resume()
-        return False
-
-    wait_until(caught, what="a batch in the hands of the victim")
 
 
 def tick_is_idle(engine: Engine, chosen: Settings) -> bool:

@@ -5,170 +5,144 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine
 
-from core.database import session_scope
-from core.settings import Settings
 from services.digest import DayDigest, digest_of_day
-from services.locks import lock_granules
-from services.planning import plan_nights
-from services.relay import publish_planned
-from services.tick import tick
-from tests.support.nights import LAST_SAMPLE_DAY, NOW, rows, scalar, settings
+from tests.support.insiders import grow_impatient, inside
+from tests.support.nights import scalar
 from tests.support.polling import wait_until
+from tests.support.workers import System, gone, quick, told_to_stop
 from workers.app import make_app
-from workers.child_process import ChildProcess
-from workers.embedded import ServerUrls
-from workers.publisher import CeleryPublisher
+from workers.embedded import EmbeddedServers, ServerUrls
 from workers.stack import Stack
 
 USERS = 400
-OFFSET = NOW - datetime.now(UTC)  # noqa: TID251 - as the demo does
 AT_ONCE = 20.0  # far below the minute that a batch is given, far above what a busy machine needs
 
 
-def chosen(home: Path) -> Settings:
-    """Settings under which what was lost is missed soon, and whose clock stands the day after the samples end."""
-    return settings(USERS // 10, home=home, tick_seconds=1, overdue_seconds=3, clock_offset=OFFSET)
+@pytest.fixture
+def system(engine: Engine, database: str, redis_url: str, tmp_path: Path) -> System:
+    """A night has ten batches."""
+    return System(engine, ServerUrls(database, redis_url), quick(tmp_path, USERS // 10))
 
 
-def now() -> datetime:
-    """The moment as the workers see it."""
-    return datetime.now(UTC) + OFFSET  # noqa: TID251 - the edge: this process plays the command line
-
-
-def plan(engine: Engine, home: Path, *, each: bool) -> None:
-    with session_scope(engine) as session:
-        plan_nights(session, through=LAST_SAMPLE_DAY, now=now(), settings=chosen(home), requested_by="test", each=each)
-
-
-def publish(engine: Engine, redis_url: str, home: Path) -> bool:
-    """What beat's tick does."""
-    with make_app(chosen(home), redis_url) as app:
-        return tick(engine, CeleryPublisher(app), now=now(), settings=chosen(home)).ran
-
-
-@contextmanager
-def worker(home: Path, database: str, redis_url: str) -> Iterator[ChildProcess]:
-    """The group of workers for nights, with one process, that nobody restarts."""
-    stack = Stack(chosen(home), ServerUrls(database, redis_url), workers=1, beat=False, flower=False, exporter=False)
-    stack._make_children()
-    child = stack._children["simulations"]
-    try:
-        child.start()
-        yield child
-    finally:
-        child.kill()
-        stack.stop()
-
-
-@contextmanager
-def held(engine: Engine, what: str) -> Iterator[Connection]:
-    """Whatever a batch needs first: its users' granules, or the table that it reads."""
-    with engine.connect() as holder, holder.begin():
-        if what == "granules":
-            lock_granules(holder.connection.driver_connection, 0, USERS + 1, exclusive=True)  # type: ignore[arg-type]
-        else:
-            holder.execute(text("LOCK TABLE portfolio_days IN ACCESS EXCLUSIVE MODE"))
-        yield holder
-
-
-def a_batch_waits(engine: Engine) -> int:
-    """Wait for a batch in the hands of a worker that waits for a lock; the batch."""
-    waits = (
-        "SELECT (SELECT id FROM batches WHERE status = 'running') FROM pg_locks JOIN pg_stat_activity USING (pid)"
-        " WHERE NOT granted AND datname = current_database() AND application_name LIKE 'nightshift worker%'"
-    )
-    return int(wait_until(lambda: rows(engine, waits), seconds=60, what="a batch that waits")[0][0])
-
-
-def told_to_stop(child: ChildProcess, times: int = 1) -> None:
-    for time in range(1, times + 1):
-        child.terminate()
-        wait_until(lambda time=time: child.log.read_text().count("Warm shutdown") >= time)  # type: ignore[misc]
-
-
-def gone(child: ChildProcess, seconds: float = AT_ONCE) -> int:
-    """Wait for its end; its exit code."""
-    wait_until(lambda: child.exit_code is not None, seconds=seconds, what="the end of the worker")
-    assert child.exit_code is not None
-    return child.exit_code
-
-
-def batch_of(engine: Engine, batch: int) -> tuple[str, int]:
-    """Its status and its attempts."""
-    status, attempts = rows(engine, "SELECT status, attempts FROM batches WHERE id = :id", id=batch)[0]
-    return status, attempts
-
-
-def all_done(engine: Engine, seconds: float = 60.0) -> None:
-    unfinished = "SELECT count(*) FROM runs WHERE status <> 'done'"
-    wait_until(lambda: scalar(engine, unfinished) == 0, seconds=seconds, what="the end of the nights")
-    assert rows(engine, "SELECT DISTINCT status FROM batches") == [("done",)]
-
-
-def test_a_batch_that_runs_is_finished_first(engine: Engine, database: str, redis_url: str, tmp_path: Path) -> None:
-    plan(engine, tmp_path, each=False)
-    publish(engine, redis_url, tmp_path)
-    with worker(tmp_path, database, redis_url) as child:
-        with held(engine, "granules"):
-            batch = a_batch_waits(engine)
+def test_a_batch_that_runs_is_finished_first(system: System) -> None:
+    system.plan()
+    system.tick()
+    with system.worker() as child:
+        with system.held("granules"):
+            batch = system.a_batch_waits()
             told_to_stop(child)
-            assert batch_of(engine, batch) == ("running", 1)
+            assert system.batch(batch) == ("running", 1)
             assert child.exit_code is None
-        assert gone(child) == 0
-    assert batch_of(engine, batch) == ("done", 1)
-    assert scalar(engine, "SELECT max(attempts) FROM batches") == 1
+        assert gone(child, AT_ONCE) == 0
+    assert system.batch(batch) == ("done", 1)
+    assert scalar(system.engine, "SELECT max(attempts) FROM batches") == 1
 
 
 @pytest.mark.parametrize(("what", "attempts"), [("granules", 0), ("table", 1)])
 def test_told_twice_a_worker_gives_its_batch_back(
-    engine: Engine, database: str, redis_url: str, tmp_path: Path, expected: DayDigest, what: str, attempts: int
+    system: System, expected: DayDigest, what: str, attempts: int
 ) -> None:
     """A process that reads cannot hear, and is killed: then the reconciler finds the batch, with its attempt."""
-    plan(engine, tmp_path, each=False)
-    publish(engine, redis_url, tmp_path)
-    with held(engine, what):
-        with worker(tmp_path, database, redis_url) as child:
-            batch = a_batch_waits(engine)
+    system.plan()
+    system.tick()
+    with system.held(what):
+        with system.worker() as child:
+            batch = system.a_batch_waits()
             told_to_stop(child, times=2)
-            gone(child)
+            gone(child, AT_ONCE)
         # While the lock is still held: the session of the batch has ended with its worker.
-        wait_until(lambda: publish(engine, redis_url, tmp_path) and batch_of(engine, batch) == ("queued", attempts))
-    with worker(tmp_path, database, redis_url):
-        wait_until(lambda: publish(engine, redis_url, tmp_path) and batch_of(engine, batch)[0] == "done")
-        all_done(engine)
-    assert digest_of_day(engine) == expected
-    assert batch_of(engine, batch) == ("done", attempts + 1)
+        wait_until(lambda: system.tick() and system.batch(batch) == ("queued", attempts))
+    done_by_another(system, batch, expected)
+    assert system.batch(batch) == ("done", attempts + 1)
 
 
-def test_an_idle_worker_ends_at_once(database: str, redis_url: str, tmp_path: Path) -> None:
-    with worker(tmp_path, database, redis_url) as child, make_app(chosen(tmp_path), redis_url) as app:
+def done_by_another(system: System, batch: int, expected: DayDigest) -> None:
+    """A new worker does what was given back and all the rest, as if nothing had happened."""
+    with system.worker():
+        wait_until(lambda: system.tick() and system.batch(batch)[0] == "done", seconds=60, what="the batch")
+        wait_until(lambda: system.tick() and scalar(system.engine, "SELECT bool_and(status = 'done') FROM runs"))
+    system.all_done()
+    assert digest_of_day(system.engine) == expected
+
+
+def test_a_batch_that_outlasts_the_grace_is_given_back(
+    system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: DayDigest
+) -> None:
+    """Told once, the worker waits for it as long as it may; then it is another's, and its attempt is not counted."""
+    inside(tmp_path / "inside", monkeypatch, grow_impatient, 1.0)
+    system.plan()
+    system.tick()
+    with system.held("granules"):
+        with system.worker() as child:
+            batch = system.a_batch_waits()
+            told_to_stop(child)
+            gone(child, AT_ONCE)
+            assert "time is up" in child.log.read_text()
+        # Before any tick: the worker gave it back itself, and nobody had to find it.
+        assert system.batch(batch) == ("planned", 0)
+    done_by_another(system, batch, expected)
+    assert system.batch(batch) == ("done", 1)
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[EmbeddedServers]:
+    """A Redis of this test alone, which may die."""
+    with EmbeddedServers(tmp_path / "redis", serve_postgres=False) as servers:
+        yield servers
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+def test_told_to_stop_while_redis_is_away_a_worker_ends_and_loses_nothing(
+    system: System,
+    own_redis: EmbeddedServers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    expected: DayDigest,
+    noticed: bool,
+) -> None:
+    """Before it notices it waits for the batch, and gives it back; when it notices it does so without being told."""
+    inside(tmp_path / "inside", monkeypatch, grow_impatient, 1.0)
+    system = replace(system, urls=replace(system.urls, redis_url=own_redis.start().redis_url))
+    system.plan()
+    system.tick()
+    with system.held("granules"):
+        with system.worker() as child:
+            batch = system.a_batch_waits()
+            assert own_redis.redis_pid is not None
+            os.kill(own_redis.redis_pid, signal.SIGKILL)
+            if noticed:
+                wait_until(lambda: "Connection to broker lost" in child.log.read_text(), what="word of it")
+            told_to_stop(child)
+            gone(child, AT_ONCE)
+        assert system.batch(batch) == ("planned", 0)
+    own_redis.restart_redis()
+    done_by_another(system, batch, expected)
+    assert scalar(system.engine, "SELECT max(attempts) FROM batches") == 1
+
+
+def test_an_idle_worker_ends_at_once(system: System) -> None:
+    with system.worker() as child, make_app(system.settings, system.urls.redis_url) as app:
         wait_until(lambda: app.control.ping(timeout=0.5), what="the worker's answer")
         child.terminate()
-        assert gone(child) == 0
+        assert gone(child, AT_ONCE) == 0
 
 
-def test_workers_are_replaced_in_the_middle_of_the_nights(
-    engine: Engine, database: str, redis_url: str, tmp_path: Path, expected: DayDigest
-) -> None:
-    plan(engine, tmp_path, each=True)
-    with make_app(chosen(tmp_path), redis_url) as app:
-        publish_planned(engine, CeleryPublisher(app), now=now())
-    urls = ServerUrls(database, redis_url)
-    with Stack(chosen(tmp_path), urls, workers=2, flower=False, exporter=False) as stack:
+def test_workers_are_replaced_in_the_middle_of_the_nights(system: System, expected: DayDigest) -> None:
+    system.plan(each=True)
+    system.tick()
+    with Stack(system.settings, system.urls, workers=2, flower=False, exporter=False) as stack:
+        enough = "SELECT count(*) >= :done FROM batches WHERE status = 'done'"
         for done in (3, 25, 50):
-            wait_until(
-                lambda done=done: scalar(engine, "SELECT count(*) FROM batches WHERE status = 'done'") >= done  # type: ignore[misc]
-            )
+            wait_until(lambda done=done: scalar(system.engine, enough, done=done))  # type: ignore[misc]
             old = stack.processes["simulations"]
             os.kill(old, signal.SIGTERM)
             wait_until(lambda old=old: stack.processes.get("simulations") not in {None, old})  # type: ignore[misc]
-        all_done(engine)
-    assert digest_of_day(engine) == expected
-    assert scalar(engine, "SELECT max(attempts) FROM batches") == 1
+        system.all_done()
+    assert digest_of_day(system.engine) == expected
+    assert scalar(system.engine, "SELECT max(attempts) FROM batches") == 1

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], *, seconds: float = 30.0, what: str = "the condition") -> T:
+def wait_until(condition: Callable[[], T | None], *, seconds: float = 30.0, what: str = "the condition") -> T:
     """The first truthy result of `condition`, asked every 20 ms; AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
