@@ -170,7 +170,7 @@ def _matrix(blocks: Sequence[NDArray[np.void]], name: str, dtype: Any, order: ND
         values = block[name]["value"]
         result[start : start + len(values), : values.shape[1]] = values
         start += len(values)
-    return result.T[:, order].T
+    return np.take(result.T, order, axis=1).T
 
 
 def _lengths(blocks: Sequence[NDArray[np.void]], name: str) -> NDArray[np.int16]:

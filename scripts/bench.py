@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -36,7 +37,65 @@ def night(
     if json:
         print_json(result)
     else:
-        print_table(["figure", "min>", "median>", "max>"], [[name, *_cells(value)] for name, value in result.items()])
+        _print_figures(result)
+
+
+@app.command()
+def peers(
+    users: Annotated[int, typer.Option(min=1, help="Users of Nightshift's nights.")] = 100_000,
+    peer_users: Annotated[int, typer.Option(min=1, help="The first so many of them are the peers'.")] = 2_000,
+    nights: Annotated[int, typer.Option(min=1, max=365, help="Nights to measure, after one to warm up.")] = 3,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes of each.")] = None,
+    json: Json = False,
+) -> None:
+    """How much faster that is than a Celery task for each user, or for a hundred, or tasks that do nothing."""
+    from benchmarks.peers.measure import measure_peers
+    from core.settings import get_settings
+
+    settings = get_settings()
+    quiet_logging(settings)
+    with interruptible():
+        result = measure_peers(
+            users=users,
+            peer_users=peer_users,
+            nights=nights,
+            workers=workers or settings.workers,
+            settings=settings,
+            tell=note,
+        )
+    if json:
+        print_json(result)
+    else:
+        _print_figures(result)
+
+
+@app.command()
+def tables(
+    users: Annotated[int, typer.Option(min=100, help="Users of the largest night.")] = 1_000_000,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
+) -> None:
+    """Everything that docs/performance.md claims, as its tables; about ten minutes."""
+    from benchmarks.tables import tables as measured_tables
+    from core.settings import get_settings
+
+    settings = get_settings()
+    quiet_logging(settings)
+    settings = settings.model_copy(update={"workers": workers or settings.workers})
+    with interruptible():
+        for table in measured_tables(users=users, settings=settings, tell=note):
+            sys.stdout.write(table + "\n\n")
+            sys.stdout.flush()
+
+
+def _print_figures(result: dict[str, Any]) -> None:
+    """Figures by name, with groups of them (seconds by stage) as one line each; lists are for machines."""
+    rows: list[list[str]] = []
+    for name, value in result.items():
+        if isinstance(value, dict) and "median" not in value:
+            rows += [[f"{name}: {part}", *_cells(figure)] for part, figure in value.items()]
+        elif not isinstance(value, list):
+            rows.append([name, *_cells(value)])
+    print_table(["figure", "min>", "median>", "max>"], rows)
 
 
 def _cells(value: Any) -> list[str]:

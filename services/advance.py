@@ -25,6 +25,7 @@ from models.portfolio_frame import Frame
 from models.portfolio_rows import encode_portfolio_days, encode_trades
 from services.locks import Connection
 from services.portfolio_io import (
+    Timed,
     place_latest,
     read_frame,
     simulations_with_rows,
@@ -98,8 +99,8 @@ def advance_users(
     """
     totals = Totals()
     last = day_number(work.last_day)
+    frame = _read(connection, work, totals.timed)
     with totals.timed("read"):
-        frame = _read(connection, work)
         _leave_out_quarantined(connection, frame, work.users)
     totals.faults += [
         SimulationFault(user, simulation, work.last_day, Reason.MALFORMED, 0, _MALFORMED_ROW)
@@ -116,10 +117,11 @@ def advance_users(
     return totals
 
 
-def _read(connection: Connection, work: BatchWork) -> Frame:
+def _read(connection: Connection, work: BatchWork, timed: Timed) -> Frame:
     before = day_from_number(day_number(work.first_day) - 1)
-    frame = read_frame(connection, work.users, before, work.last_day)
-    started = simulations_with_rows(connection, work.users, (work.first_day, work.last_day))
+    frame = read_frame(connection, work.users, before, work.last_day, timed)
+    with timed("read"):
+        started = simulations_with_rows(connection, work.users, (work.first_day, work.last_day))
     begun_before = frame.simulations.start_day < day_number(work.first_day)
     elsewhere = (frame.state_day < day_number(before)) & begun_before
     elsewhere |= np.isin(frame.simulations.simulation_id, started)

@@ -40,20 +40,28 @@ def unlock_batch(connection: Connection, batch_id: int) -> None:
     connection.execute(_UNLOCK_BATCH, (_BATCH | batch_id,))
 
 
-def lock_granules(connection: Connection, user_lo: int, user_hi: int, *, exclusive: bool) -> None:
-    """Lock the granules of the users `[user_lo, user_hi)` that exist, in ascending order, until the transaction ends.
+# Which users exist takes a scan of them: longer than to lock a few granules in which there is nobody.
+_MANY_GRANULES = 64
+_ALL_GRANULES = "SELECT generate_series(%(first)s::bigint, %(last)s::bigint) AS granule"
+_GRANULES_IN_USE = (
+    "SELECT DISTINCT id / %(size)s AS granule FROM users WHERE id >= %(lo)s AND id < %(hi)s ORDER BY granule OFFSET 0"
+)
 
-    The order is what keeps two overlapping batches from a deadlock. Only existing users are looked at because ids may
-    be sparse: a range can span more granules than there are locks.
+
+def lock_granules(connection: Connection, user_lo: int, user_hi: int, *, exclusive: bool) -> None:
+    """Lock the granules of the users `[user_lo, user_hi)`, in ascending order, until the transaction ends.
+
+    The order is what keeps two overlapping batches from a deadlock. Where ids are sparse, only existing users are
+    looked at: such a range can span more granules than there are locks.
     """
     function = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
-    connection.execute(
-        # Either of two constants; the values are bound.
-        f"SELECT {function}(%s::bigint | granule) FROM ("  # noqa: S608
-        " SELECT DISTINCT id / %s AS granule FROM users WHERE id >= %s AND id < %s ORDER BY granule OFFSET 0"
-        ") AS granules",
-        (_GRANULE, GRANULE_USERS, user_lo, user_hi),
-    )
+    first, last = user_lo // GRANULE_USERS, (user_hi - 1) // GRANULE_USERS
+    granules = _ALL_GRANULES if last - first < _MANY_GRANULES else _GRANULES_IN_USE
+    values = {
+        "purpose": _GRANULE, "first": first, "last": last, "lo": user_lo, "hi": user_hi, "size": GRANULE_USERS
+    }  # fmt: skip
+    # Two constants each; the values are bound.
+    connection.execute(f"SELECT {function}(%(purpose)s::bigint | granule) FROM ({granules}) AS granules", values)  # noqa: S608
 
 
 HELD_BATCHES = f"""

@@ -6,7 +6,8 @@ by key first, which costs it more than sending them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import date
 
 import numpy as np
@@ -27,29 +28,45 @@ from models.portfolio_rows import PORTFOLIO_FORMAT, TRADE_FORMAT
 from services.copying import copy_in, copy_out
 from services.locks import Connection
 
+Timed = Callable[[str], AbstractContextManager[None]]
+
 # The planner knows nothing of how long arrays are, expects thousands of groups, and would sort the rows into them: that
 # takes longer than all the rest. Until the transaction ends.
-_GATHER_BY_HASH = "SET LOCAL enable_sort = off; SET LOCAL work_mem = '64MB'"
+GATHER_BY_HASH = "SET LOCAL enable_sort = off; SET LOCAL work_mem = '64MB'"
 
 
-def read_frame(connection: Connection, users: tuple[int, int], before: date, through: date) -> Frame:
+def read_frame(connection: Connection, users: tuple[int, int], before: date, through: date, timed: Timed) -> Frame:
     """The simulations of `users` ([lo, hi)) that have begun by `through`, with their state at the close of `before`.
 
-    Those without a row on `before` come with their initial state; `place_latest` finds older ones.
+    Those without a row on `before` come with their initial state; `place_latest` finds older ones. `timed` measures
+    the server's part as "read" and ours as "decode".
     """
-    connection.execute(_GATHER_BY_HASH)
+    simulations, states = frame_queries(users, before, through)
+    with timed("read"):
+        connection.execute(GATHER_BY_HASH)
+        messages = copy_out(connection, simulations)
+    with timed("decode"):
+        frame = frame_of(messages)
+    with timed("read"):
+        messages = copy_out(connection, states)
+    with timed("decode"):
+        place_states(frame, read_groups(messages, STATE_COLUMNS, keys=1))
+    return frame
+
+
+def frame_queries(users: tuple[int, int], before: date, through: date) -> tuple[str, str]:
+    """The queries of `read_frame`: simulations, and their rows of `before`."""
     scope = f"user_id >= {int(users[0])} AND user_id < {int(users[1])}"
     # COPY takes no parameters; what is put in are integers and dates.
     simulations = (
-        f"SELECT {GATHERED_SIMULATIONS} FROM simulations WHERE {scope} AND start_day <= '{through}' GROUP BY 1, 2"  # noqa: S608
+        f"SELECT {GATHERED_SIMULATIONS} FROM simulations"  # noqa: S608 - see above
+        f" WHERE {scope} AND start_day <= '{through}' GROUP BY 1, 2"
     )
-    frame = frame_of(copy_out(connection, simulations))
     states = (
-        f"SELECT {day_number(before)}, {gathered_states()} FROM portfolio_days"  # noqa: S608 - as above
+        f"SELECT {day_number(before)}, {gathered_states()} FROM portfolio_days"  # noqa: S608 - see above
         f" WHERE day = '{before}' AND {scope} GROUP BY {state_layout()}"
     )
-    place_states(frame, read_groups(copy_out(connection, states), STATE_COLUMNS, keys=1))
-    return frame
+    return simulations, states
 
 
 def place_latest(connection: Connection, frame: Frame, where: NDArray[np.bool_], through: date) -> None:
@@ -73,10 +90,11 @@ def _latest_query(keys: Sequence[tuple[int, int]], through: date) -> str:
 
 def simulations_with_rows(connection: Connection, users: tuple[int, int], days: tuple[date, date]) -> NDArray[np.int64]:
     """int64, ids of the simulations of `users` that have a row on any of `days` (both included)."""
+    # The days stand in the text: with bound ones, every execution would lock the partitions of all days.
     rows = connection.execute(
-        "SELECT DISTINCT simulation_id FROM portfolio_days"
-        " WHERE day BETWEEN %s AND %s AND user_id >= %s AND user_id < %s",
-        (*days, *users),
+        f"SELECT DISTINCT simulation_id FROM portfolio_days WHERE day BETWEEN '{days[0]}' AND '{days[1]}'".encode()  # noqa: S608
+        + b" AND user_id >= %s AND user_id < %s",
+        users,
     ).fetchall()
     return np.array([row[0] for row in rows], dtype=np.int64)
 

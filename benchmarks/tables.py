@@ -1,0 +1,104 @@
+"""The tables of docs/performance.md, measured here and now, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from benchmarks.night import measure_nights
+from benchmarks.peers.measure import measure_peers
+from core.settings import Settings
+
+Tell = Callable[[str], None]
+Figures = dict[str, Any]
+
+_NIGHT_ROWS = (
+    ("night, s", "night_seconds", 2),
+    ("users a second", "users_per_second", 0),
+    ("trades a second", "trades_per_second", 0),
+    ("planning, s", "plan_seconds", 3),
+    ("publishing, s", "publish_seconds", 3),
+    ("first batch begun after, s", "first_batch_seconds", 3),
+    ("floor, s", "floor_seconds", 2),
+    ("ratio to the floor", "ratio_to_floor", 2),
+    ("peak memory of a worker process, MiB", "worker_peak_rss_mib", 0),
+    ("WAL a user, bytes", "wal_bytes_per_user", 0),
+)
+_PEER_ROWS = (
+    ("Nightshift, users a second", "nightshift_users_per_second", 0),
+    ("a task per user with the ORM, users a second", "task_per_user_users_per_second", 0),
+    ("a task per 100 users in bulk, users a second", "task_per_100_users_users_per_second", 0),
+    ("empty Celery tasks a second", "empty_tasks_per_second", 0),
+    ("Nightshift to a task per user", "ratio_to_task_per_user", 0),
+    ("Nightshift to a task per 100 users", "ratio_to_task_per_100_users", 1),
+    ("Nightshift's users to empty tasks", "ratio_to_empty_tasks", 0),
+)
+_MANY_NIGHTS = 60
+
+
+def tables(*, users: int, settings: Settings, tell: Tell = lambda _: None) -> Iterator[str]:
+    """Measure everything that the page claims, table by table; `users` is the largest night. Takes minutes.
+
+    Raises:
+        NightshiftError: a night did not end well, or a peer computed something else.
+    """
+    tenth = max(users // 10, 1)
+
+    def night(count: int, workers: int = settings.workers, nights: int = 3, **options: Any) -> Figures:
+        return measure_nights(users=count, nights=nights, workers=workers, settings=settings, tell=tell, **options)
+
+    largest = night(users)
+    yield _spreads(f"A night of {users:,} users, {settings.workers} workers", largest, _NIGHT_ROWS)
+    yield _split(largest)
+    by_users = [night(max(users // 100, 1)), night(tenth), largest]
+    yield _compared("By users", "users", [(figures["users"], figures) for figures in by_users])
+    by_workers = [night(tenth, workers=count) for count in (1, 2, 3)]
+    yield _compared(f"By workers, {tenth:,} users", "workers", [(f["workers"], f) for f in by_workers])
+    yield _by_nights(night(tenth, nights=_MANY_NIGHTS, floor=False))
+    peers = measure_peers(
+        users=tenth, peer_users=2_000, nights=3, workers=settings.workers, settings=settings, tell=tell
+    )
+    yield _spreads("Peers", peers, _PEER_ROWS)
+
+
+def _spreads(title: str, figures: Figures, rows: Sequence[tuple[str, str, int]]) -> str:
+    lines = [f"| {title} | min | median | max |", "|---|---|---|---|"]
+    for label, name, digits in rows:
+        spread = figures[name]
+        lines.append(
+            f"| {label} | " + " | ".join(f"{spread[key]:,.{digits}f}" for key in ("min", "median", "max")) + " |"
+        )
+    return "\n".join(lines)
+
+
+def _split(figures: Figures) -> str:
+    """Where the workers' time goes, us of one worker for each user."""
+    lines = ["| stage | worker time a user, us | share |", "|---|---|---|"]
+    medians = {stage: spread["median"] for stage, spread in figures["stage_seconds"].items()}
+    for stage, seconds in medians.items():
+        lines.append(f"| {stage} | {seconds / figures['users'] * 1e6:.2f} | {seconds / sum(medians.values()):.0%} |")
+    return "\n".join(lines)
+
+
+def _compared(title: str, what: str, measured: Sequence[tuple[int, Figures]]) -> str:
+    lines = [
+        f"| {title}: {what} | night, s | users a second | ratio to the floor | worker's memory, MiB |",
+        "|---|---|---|---|---|",
+    ]
+    for value, figures in measured:
+        median = {name: figures[name]["median"] for name in ("night_seconds", "users_per_second", "ratio_to_floor")}
+        lines.append(
+            f"| {value:,} | {median['night_seconds']:.2f} | {median['users_per_second']:,.0f} |"
+            f" {median['ratio_to_floor']:.2f} | {figures['worker_peak_rss_mib']['max']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _by_nights(figures: Figures) -> str:
+    """Seconds of groups of ten nights, so that one restless second of the machine does not pass for a trend."""
+    each = figures["each_night_seconds"]
+    lines = [f"| nights of {figures['users']:,} users | median, s |", "|---|---|"]
+    for first in range(0, len(each), 10):
+        ten = sorted(each[first : first + 10])
+        lines.append(f"| {first + 1} to {first + len(ten)} | {ten[len(ten) // 2]:.3f} |")
+    return "\n".join(lines)
