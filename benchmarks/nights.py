@@ -28,7 +28,7 @@ from workers.app import make_app
 from workers.publisher import CeleryPublisher
 from workers.stack import Stack
 
-_POLL_SECONDS = 0.01
+_POLL_SECONDS = 0.02
 _MIB = 2**20
 
 

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from models.copy_codec import HEADER, TRAILER, Column
 
+Message = bytes | memoryview
+
 _ARRAY_HEAD = struct.Struct(">iii")
 _SIZE = struct.Struct(">i")
 _FIELDS = struct.Struct(">h")
@@ -44,7 +46,7 @@ def gathered(columns: Sequence[Column], prefix: str = "") -> str:
     return ", ".join(f"array_agg({prefix}{column.name})" for column in columns)
 
 
-def read_groups(messages: Sequence[bytes], columns: Sequence[Column], keys: int = 0) -> list[ColumnGroup]:
+def read_groups(messages: Sequence[Message], columns: Sequence[Column], keys: int = 0) -> list[ColumnGroup]:
     """The groups of a whole COPY OUT of `keys` integers and then `gathered(columns)`; those without a row are left out.
 
     Args:
@@ -65,7 +67,7 @@ def read_groups(messages: Sequence[bytes], columns: Sequence[Column], keys: int 
     return groups
 
 
-def copy_rows(messages: Sequence[bytes]) -> list[memoryview]:
+def copy_rows(messages: Sequence[Message]) -> list[memoryview]:
     """The rows of a whole COPY OUT in binary format, without header and trailer.
 
     Raises:

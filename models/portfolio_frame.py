@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.frame import Simulations, State
 from engine.slots import any_slot
-from models.column_reader import ColumnGroup, copy_rows, gathered, row_fields
+from models.column_reader import ColumnGroup, Message, copy_rows, gathered, row_fields
 from models.portfolio_rows import PORTFOLIO_FORMAT, SIMULATION_FORMAT
 
 STATE_COLUMNS = tuple(column for column in PORTFOLIO_FORMAT.columns if column.name not in ("day", "user_id"))
@@ -61,7 +61,7 @@ class Frame:
             self.state_day = self.state_day[rows]
 
 
-def frame_of(messages: Sequence[bytes]) -> Frame:
+def frame_of(messages: Sequence[Message]) -> Frame:
     """The frame of a COPY OUT of `GATHERED_SIMULATIONS`, all of them at their start.
 
     Raises:

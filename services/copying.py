@@ -1,7 +1,7 @@
 """COPY over the connection of a batch: rows out as messages, blocks of rows in.
 
-psycopg's own `Copy` awaits every row through Python, which costs more than the row itself; a worker has nothing else to
-do meanwhile, so it asks libpq directly and blocks there. Of a COPY OUT, libpq hands over one message a row.
+psycopg's own `Copy` awaits every row through Python; a worker has nothing else to do meanwhile, so it asks libpq
+directly and blocks there. Of a COPY OUT, libpq hands over one message a row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from services.locks import Connection
 _END_OF_COPY = -1
 
 
-def copy_out(connection: Connection, query: str) -> list[bytes]:
+def copy_out(connection: Connection, query: str) -> list[memoryview]:
     """The messages of `COPY (query) TO STDOUT (FORMAT BINARY)`; within a transaction of the caller's.
 
     Raises:
@@ -28,12 +28,11 @@ def copy_out(connection: Connection, query: str) -> list[bytes]:
     started = libpq.exec_(f"COPY ({query}) TO STDOUT (FORMAT BINARY)".encode())
     if started.status != ExecStatus.COPY_OUT:
         raise errors.error_from_result(started)
-    messages: list[bytes] = []
+    messages: list[memoryview] = []
     receive, keep = libpq.get_copy_data, messages.append
     size, message = receive(0)
     while size > 0:
-        # Copied, because the garbage collector walks over views, and a third of the time went into that.
-        keep(bytes(message))
+        keep(message)
         size, message = receive(0)
     if size != _END_OF_COPY:
         raise psycopg.OperationalError(libpq.get_error_message())
