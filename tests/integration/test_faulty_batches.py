@@ -60,6 +60,32 @@ def test_who_lost_the_claim_meanwhile_commits_nothing(fresh: Engine) -> None:
     assert scalar(fresh, "SELECT count(*) FROM trades") == 0
 
 
+def test_a_claim_that_postgresql_forgot_when_it_died_is_taken_back_by_its_worker(month: Engine, fresh: Engine) -> None:
+    """The claim's commit does not wait for the disk, so a PostgreSQL that dies may come back without it."""
+    night = Night(fresh, settings())
+    night.plan(LAST_SAMPLE_DAY)
+    night.publish()
+
+    class DiesOnce(MarketCache):
+        died = False
+
+        def get(self, *args: Any) -> Market:
+            if not self.died:
+                self.died = True
+                change(fresh, "UPDATE batches SET status = 'queued', attempts = attempts - 1, worker = NULL")
+                change(fresh, "SELECT pg_terminate_backend(:pid)", pid=args[0].info.backend_pid)
+            return super().get(*args)
+
+    night.worker.markets = DiesOnce(5)
+    assert [outcome.outcome for outcome in night.drain()] == [Outcome.RETRIED]
+    assert rows(fresh, "SELECT status, attempts FROM batches") == [("planned", 0)]
+    night.now += timedelta(minutes=3)
+    assert tick(fresh, night.queue, now=night.now, settings=night.settings).published == 1
+    assert [outcome.outcome for outcome in night.drain()] == [Outcome.DONE]
+    assert scalar(fresh, "SELECT max(attempts) FROM batches") == 1
+    assert digest_of_day(fresh) == digest_of_day(month)
+
+
 def test_the_user_who_breaks_a_batch_is_found_and_everybody_else_is_done(fresh: Engine) -> None:
     night = Night(fresh, settings(500))
     night.plan(LAST_SAMPLE_DAY)
