@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from multiprocessing import get_context
 from pathlib import Path
 
 from sqlalchemy import Engine, text
@@ -52,9 +54,17 @@ def prepare(site: Site, *, users: int, nights: int) -> date:
     first = write_market(prices, nights)
     with session_scope(site.engine) as session:
         import_closes(session, prices, now=utc_now(), strict=True)
-    seed(site.engine, users=users, start=first)
+    # In a process of its own: what it takes to seed millions is not the memory of whoever plans and publishes nights.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as seeder:
+        seeder.submit(_seed, site.urls.database_url, users, first).result()
     tidy(site.engine, "users, simulations, closes")
     return first
+
+
+def _seed(database_url: str, users: int, start: date) -> None:
+    engine = make_engine(database_url, application="nightshift-bench")
+    seed(engine, users=users, start=start)
+    engine.dispose()
 
 
 def tidy(engine: Engine, tables: str) -> None:

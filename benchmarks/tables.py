@@ -52,8 +52,8 @@ def tables(*, users: int, settings: Settings, tell: Tell = lambda _: None) -> It
     yield _split(largest)
     by_users = [night(max(users // 100, 1)), night(tenth), largest]
     yield _compared("By users", "users", [(figures["users"], figures) for figures in by_users])
-    by_workers = [night(tenth, workers=count) for count in (1, 2, 3)]
-    yield _compared(f"By workers, {tenth:,} users", "workers", [(f["workers"], f) for f in by_workers])
+    by_workers = [largest if count == settings.workers else night(users, workers=count) for count in (1, 2, 3)]
+    yield _compared(f"By workers, {users:,} users", "workers", [(f["workers"], f) for f in by_workers])
     yield _by_nights(night(tenth, nights=_MANY_NIGHTS, floor=False))
     peers = measure_peers(
         users=tenth, peer_users=2_000, nights=3, workers=settings.workers, settings=settings, tell=tell

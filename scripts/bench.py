@@ -74,7 +74,7 @@ def tables(
     users: Annotated[int, typer.Option(min=100, help="Users of the largest night.")] = 1_000_000,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
 ) -> None:
-    """Everything that docs/performance.md claims, as its tables; about ten minutes."""
+    """Everything that docs/performance.md claims, as its tables; about six minutes."""
     from benchmarks.tables import tables as measured_tables
     from core.settings import get_settings
 
