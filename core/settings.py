@@ -42,7 +42,12 @@ class Settings(BaseSettings):
     tick_seconds: float = Field(10.0, gt=0, description="How often beat sends its tick.")
 
     workers: int = Field(2, ge=1, le=256, description="Pool processes of the simulations worker in `nightshift up`.")
-    batch_users: int = Field(10_000, ge=1, le=1_000_000, description="Users in a batch.")
+    batch_users: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Users in a batch; a fraction of them where users have many simulations.",
+    )
     max_stale_days: int = Field(5, ge=0, le=365, description="A last close older than this values nothing.")
     max_attempts: int = Field(2, ge=1, description="Attempts at a batch before it is divided to find who breaks it.")
     max_poison_users: int = Field(100, ge=0, description="Users that a run may find so; beyond it, batches fail.")

@@ -152,7 +152,9 @@ def _plan_run(
     connection = session.connection()
     ensure_day_partitions(connection, _days(*days))
     ensure_month_partitions(connection, "trades", _days(*days))
-    values = {"run": run_id, "day": days[1], "size": settings.batch_users}
+    # A worker's memory is that of a batch's simulations: of users who have many, fewer go into one.
+    size = max(1, settings.batch_users // session.execute(_SIMULATIONS_PER_USER).scalar_one())
+    values = {"run": run_id, "day": days[1], "size": size}
     users = session.execute(_INSERT_BATCHES, values).scalar_one()
     session.execute(text("UPDATE runs SET users = :users WHERE id = :run"), {"users": users, "run": run_id})
     return run_id
@@ -183,6 +185,14 @@ _INSERT_RUN = text(
 
 _NOTIFY_MISSED = text(
     "INSERT INTO outbox (kind, key, payload) VALUES ('day_missed', :key, :payload) ON CONFLICT (key) DO NOTHING"
+)
+
+# By the planner's statistics: to count them would take as long as the cutting.
+_SIMULATIONS_PER_USER = text(
+    """
+    SELECT coalesce(greatest(round(s.reltuples / nullif(u.reltuples, 0)), 1), 1)::integer
+    FROM pg_class s, pg_class u WHERE s.oid = 'simulations'::regclass AND u.oid = 'users'::regclass
+    """
 )
 
 # Batches are cut by count, not by id, so that sparse ids make no empty ones; the ranges between them are closed up, so

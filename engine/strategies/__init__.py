@@ -29,7 +29,7 @@ def strategies() -> dict[int, Strategy]:
 
     Raises:
         TypeError: an entry point is no strategy.
-        ValueError: it takes a code or name that is taken or reserved.
+        ValueError: it takes a code or name that is taken or reserved, or keeps no state at all.
     """
     found: dict[int, Strategy] = {kind.code: kind() for kind in BUILT_IN}
     names = {strategy.name for strategy in found.values()}
@@ -39,6 +39,9 @@ def strategies() -> dict[int, Strategy]:
             raise TypeError(f"entry point {point.value!r} is not a subclass of engine.strategies.base.Strategy")
         if kind.code in found or kind.name in names or kind.code < _FIRST_FOREIGN_CODE:
             raise ValueError(f"strategy {kind.name!r} of {point.value!r}: its code {kind.code} or name is taken")
+        if not kind.initial_state:
+            # A portfolio day holds it as an array, and PostgreSQL gathers no empty ones.
+            raise ValueError(f"strategy {kind.name!r} of {point.value!r}: its initial state needs an integer at least")
         found[kind.code] = kind()
         names.add(kind.name)
     return found
