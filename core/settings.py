@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     )
     clock_offset: timedelta = Field(timedelta(0), description="Added to the wall clock everywhere; the demo uses it.")
     catch_up_days: int = Field(14, ge=1, description="A missing night older than this is marked `missed`.")
-    tick_seconds: float = Field(10.0, gt=0, description="How often beat sends its tick.")
+    tick_seconds: float = Field(5.0, gt=0, description="How often beat sends its tick.")
 
     workers: int = Field(2, ge=1, le=256, description="Pool processes of the simulations worker in `nightshift up`.")
     batch_users: int = Field(
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     max_attempts: int = Field(2, ge=1, description="Attempts at a batch before it is divided to find who breaks it.")
     max_poison_users: int = Field(100, ge=0, description="Users that a run may find so; beyond it, batches fail.")
     overdue_seconds: float = Field(
-        20.0, gt=0, description="A published batch that nobody claimed or holds for this long is published again."
+        8.0, gt=0, description="A published batch that nobody claimed or holds for this long is published again."
     )
     soft_time_limit: int = Field(50, ge=1, description="Seconds after which a task is asked to stop.")
     hard_time_limit: int = Field(90, ge=1, description="Seconds after which its process is killed.")

@@ -207,7 +207,7 @@ def test_an_asset_without_closes_for_too_long_stops_its_simulations_only(fresh: 
 
 
 def test_abandoned_and_lost_batches_are_put_back(month: Engine, fresh: Engine) -> None:
-    night = Night(fresh, settings(300))
+    night = Night(fresh, settings(300, overdue_seconds=20))
     night.plan(LAST_SAMPLE_DAY)
     night.publish()
     night.queue.messages.clear()  # every message is lost, and one worker died after its claim
