@@ -2,10 +2,10 @@
 
 Each of the two has servers of its own, and is measured alike. First the nights run undisturbed, as one run over all
 days: they warm the workers up, and say what the tables must hold when work has been done again. Then, before each
-measurement, days and trades are taken away and their simulations are quarantined as of their start, which is what nights
-that leave them out come to. Measured is what `nightshift reprocess --quarantined --wait` does on a stack that runs: from
-the first statement of the request to the end of its run, without the start of Python. In the end every column of every
-row and trade is compared.
+measurement, days and trades are taken away and their simulations are quarantined as of their start, which is what
+nights that leave them out come to. Measured is what `nightshift reprocess --quarantined --wait` does on a running
+stack: from the first statement of the request to the end of its run, without the start of Python. In the end every
+column of every row and trade is compared.
 
 A wider scope is another `Request`; one that replaces days needs nothing to be taken away before.
 """
@@ -23,7 +23,7 @@ import psutil
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from benchmarks.figures import spread
+from benchmarks.figures import Spread, spread
 from benchmarks.market import ASSETS
 from benchmarks.night import MAX_NIGHTS
 from benchmarks.nights import Night, Watched, peak_rss, run_night, watched_stack
@@ -41,8 +41,9 @@ from services.runs import RunView, count_quarantine, run_view
 ONE_DAYS = 365
 # Among whom the one is: his rows lie on pages that others fill.
 ONE_AMONG = 1_000
-# Of half a second a hundredth.
+# A hundredth of half a second.
 _POLL_SECONDS = 0.005
+_STAGES = ("read", "decode", "market", "compute", "encode", "write", "other")
 
 Tell = Callable[[str], None]
 Request = Callable[[Session], int | None]
@@ -53,7 +54,13 @@ Contents = dict[tuple[str, date], tuple[int, Decimal]]
 
 @dataclass(frozen=True, slots=True)
 class Reprocess:
-    """One request, in seconds. `stages` are those of the workers; `other` is the rest of their time."""
+    """One request and its run, in seconds.
+
+    Attributes:
+        plan: what the request takes: to clear the quarantine and to insert the run.
+        total: planning, publishing, all batches, and the end of the run.
+        stages: worker seconds of all batches; `other` is the rest of the workers' time, waits for locks among it.
+    """
 
     run: RunView
     plan: float
@@ -81,7 +88,7 @@ class _World:
         return self.watched.site.engine
 
 
-def measure_reprocess(  # noqa: PLR0913 - the last two are for a test that has no time for a year
+def measure_reprocess(
     *,
     users: int,
     days: int,
@@ -92,7 +99,7 @@ def measure_reprocess(  # noqa: PLR0913 - the last two are for a test that has n
     one_days: int = ONE_DAYS,
     one_among: int = ONE_AMONG,
 ) -> dict[str, Any]:
-    """One simulation over `one_days` days, and `users` users with one simulation each over `days` days.
+    """One simulation of `one_among` over `one_days` days, and `users` users with one simulation each over `days` days.
 
     Returns:
         Plain values; what is measured `repeats` times as {"min", "median", "max"}, and the digest of the last day.
@@ -111,12 +118,10 @@ def measure_reprocess(  # noqa: PLR0913 - the last two are for a test that has n
     return numbers | {"market": f"synthetic, {ASSETS} assets", "batch_users": settings.batch_users} | one | everybody
 
 
-def measure_one(
-    *, days: int, among: int, repeats: int, workers: int, settings: Settings, tell: Tell
-) -> dict[str, Any]:
+def measure_one(*, days: int, among: int, repeats: int, workers: int, settings: Settings, tell: Tell) -> dict[str, Any]:
     """One simulation over all days, `repeats` times another one of `among`; one more, before them, warms up."""
-    # So many batches that each worker process has some of the nights that warm it up.
-    settings = settings.model_copy(update={"batch_users": max(among // (4 * workers), 1)})
+    # So many batches that each worker process has one or two of the nights that warm it up.
+    settings = settings.model_copy(update={"batch_users": max(among // (2 * workers), 1)})
 
     def measure(world: _World) -> dict[str, Any]:
         measured = []
@@ -136,9 +141,7 @@ def measure_one(
     return _in_world(users=among, days=days, workers=workers, settings=settings, tell=tell, measure=measure)
 
 
-def measure_all(
-    *, users: int, days: int, repeats: int, workers: int, settings: Settings, tell: Tell
-) -> dict[str, Any]:
+def measure_all(*, users: int, days: int, repeats: int, workers: int, settings: Settings, tell: Tell) -> dict[str, Any]:
     """All users over all days in one request, `repeats` times; the peak of a worker is that over the nights as well."""
 
     def measure(world: _World) -> dict[str, Any]:
@@ -182,14 +185,15 @@ def reprocess(watched: Watched, request: Request) -> Reprocess:
     with session_scope(engine) as session:
         run = run_view(session, run_id, utc_now())
         stages = {name: float(seconds) for name, seconds in session.execute(_STAGE_SECONDS, {"run": run_id})}
-    # Of one batch, which one worker does, the others' time is not spent on it.
-    busy = (ended - planned) * min(watched.site.settings.workers, run.batches)
-    return Reprocess(run, planned - began, ended - began, stages | {"other": max(busy - sum(stages.values()), 0.0)})
+    # More workers than batches have nothing to do with it.
+    at_work = (ended - planned) * min(watched.site.settings.workers, run.batches)
+    stages["other"] = max(at_work - sum(stages.values()), 0.0)
+    return Reprocess(run, planned - began, ended - began, stages)
 
 
 _STAGE_SECONDS = text(
     "SELECT stage, sum(seconds::float8) FROM batches, jsonb_each_text(timings) AS t (stage, seconds)"
-    " WHERE run_id = :run GROUP BY stage ORDER BY min(id)"
+    " WHERE run_id = :run GROUP BY stage"
 )
 
 
@@ -284,6 +288,5 @@ def _check_tables(world: _World) -> None:
             )
 
 
-def _stages(measured: Sequence[Reprocess]) -> dict[str, dict[str, float]]:
-    names = dict.fromkeys(name for each in measured for name in each.stages)
-    return {name: spread(each.stages.get(name, 0.0) for each in measured) for name in names}
+def _stages(measured: Sequence[Reprocess]) -> dict[str, Spread]:
+    return {name: spread(each.stages.get(name, 0.0) for each in measured) for name in _STAGES}

@@ -70,6 +70,35 @@ def peers(
 
 
 @app.command()
+def reprocess(
+    users: Annotated[int, typer.Option(min=1, help="Users with one simulation each.")] = 100_000,
+    days: Annotated[int, typer.Option(min=1, max=365, help="The days that are done again.")] = 30,
+    repeats: Annotated[int, typer.Option(min=1, max=100, help="How often each is measured.")] = 3,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
+    json: Json = False,
+) -> None:
+    """How long it takes to do work again: one simulation over a year, and all users over some days."""
+    from benchmarks.reprocess import measure_reprocess
+    from core.settings import get_settings
+
+    settings = get_settings()
+    quiet_logging(settings)
+    with interruptible():
+        result = measure_reprocess(
+            users=users,
+            days=days,
+            repeats=repeats,
+            workers=workers or settings.workers,
+            settings=settings,
+            tell=note,
+        )
+    if json:
+        print_json(result)
+    else:
+        _print_figures(result)
+
+
+@app.command()
 def tables(
     users: Annotated[int, typer.Option(min=100, help="Users of the largest night.")] = 1_000_000,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,

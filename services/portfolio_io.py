@@ -47,11 +47,21 @@ def read_frame(connection: Connection, users: tuple[int, int], before: date, thr
         messages = copy_out(connection, simulations)
     with timed("decode"):
         frame = frame_of(messages)
+    _place(connection, frame, states, timed)
+    return frame
+
+
+def place_states_of(connection: Connection, frame: Frame, users: tuple[int, int], day: date, timed: Timed) -> None:
+    """Give those of `users` who have a row on `day` the state of that row; in the transaction of `read_frame`."""
+    _, states = frame_queries(users, day, day)
+    _place(connection, frame, states, timed)
+
+
+def _place(connection: Connection, frame: Frame, states: str, timed: Timed) -> None:
     with timed("read"):
         messages = copy_out(connection, states)
     with timed("decode"):
         place_states(frame, read_groups(messages, STATE_COLUMNS, keys=1))
-    return frame
 
 
 def frame_queries(users: tuple[int, int], before: date, through: date) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from core.errors import UsageError
 from core.settings import Settings
 from models.partitions import ensure_day_partitions, ensure_month_partitions
-from services.locks import PLANNING_LOCK
+from services.locks import GRANULE_USERS, PLANNING_LOCK
 
 _NEWEST_NIGHT = text("SELECT max(day) FROM runs WHERE kind = 'nightly' AND status IN ('done', 'failed', 'cancelled')")
 _UNKNOWN = text("SELECT min(id) FROM unnest(CAST(:users AS bigint[])) AS id WHERE id NOT IN (SELECT id FROM users)")
@@ -80,11 +80,19 @@ def retry_quarantined(
 
 
 def _ranges(owners: Sequence[int], size: int) -> Iterator[tuple[int, int, int]]:
-    """Ranges of neighbours: users who are far apart do not share a batch, which would read all those between them."""
+    """Ranges of neighbours: users who are far apart do not share a batch, which would read all those between them.
+
+    Where batches are large enough, none ends within a granule, which its neighbour would have to wait for.
+    """
     start = 0
     for index in range(1, len(owners) + 1):
-        full = index - start >= size
-        apart = index < len(owners) and owners[index] - owners[index - 1] > size
-        if index == len(owners) or full or apart:
+        count = index - start
+        if index == len(owners):
+            full = apart = True
+        else:
+            apart = owners[index] - owners[index - 1] > size
+            edge = owners[index] // GRANULE_USERS != owners[index - 1] // GRANULE_USERS
+            full = count >= size or (edge and count > size - GRANULE_USERS > 0)
+        if full or apart:
             yield owners[start], owners[index - 1] + 1, index - start
             start = index

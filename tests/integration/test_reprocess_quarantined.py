@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from core.database import session_scope
 from core.errors import UsageError
+from models.portfolio_frame import Frame
+from services import portfolio_io
 from services.digest import digest_of_day
 from services.reprocessing import retry_quarantined
 from tests.support.cli import Shell
@@ -174,3 +178,25 @@ def test_the_command_line(shell: Shell, fresh: Engine, night: Night) -> None:
     again = shell.ok("reprocess", "--quarantined", "--reason", "mended", "--user", entry["user_id"], "--json")
     assert again.json == {"run": None}
     assert "nothing to do" in again.err
+
+
+def test_neither_who_is_left_out_nor_who_is_done_is_looked_up_one_by_one(
+    fresh: Engine, night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a look-up goes back over the partitions of all nights: a night would take longer with every night."""
+    looked_up: list[int] = []
+
+    def place_latest(connection: object, frame: Frame, where: NDArray[np.bool_], through: date) -> None:
+        looked_up.extend(frame.simulations.user_id[where].tolist())
+        portfolio_io.place_latest(connection, frame, where, through)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("services.advance.place_latest", place_latest)
+    assert scalar(fresh, OPEN) > 20
+    night.run(LAST + timedelta(days=1))
+    assert looked_up == []
+
+    import_samples(fresh)
+    quarantined = {user for (user,) in rows(fresh, "SELECT user_id FROM quarantine WHERE cleared_at IS NULL")}
+    retry(night)
+    assert set(looked_up) <= quarantined
+    assert scalar(fresh, OPEN) == 0
