@@ -111,6 +111,7 @@ def _move(
             together.wait(_PATIENCE)
         moved.put((read, sum(map(len, rows)) + sum(map(len, trades))))
     except BaseException:
+        # Whatever ended it, the others would wait for it.
         together.abort()
         raise
 

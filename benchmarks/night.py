@@ -7,7 +7,6 @@ either, because machines differ, and one machine from minute to minute.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from benchmarks.figures import Spread, spread
 from benchmarks.floor import Floor, measure_floor
 from benchmarks.market import ASSETS
-from benchmarks.nights import Night, peak_rss, run_nights, watched_stack
+from benchmarks.nights import Night, run_nights, watched_stack
 from benchmarks.site import Site, bench_site, prepare
 from core.errors import UsageError
 from core.settings import Settings
@@ -86,7 +85,7 @@ def _figures(nights: Sequence[Night]) -> dict[str, Any]:
         "trades_per_user": spread(night.trades / night.users for night in nights),
         "wal_bytes_per_user": spread((night.wal_bytes / night.users for night in nights), 1),
         "worker_peak_rss_mib": spread((peak for night in nights for peak in night.worker_rss), 1),
-        "producer_peak_rss_mib": round(peak_rss(os.getpid()), 1),
+        "producer_peak_rss_mib": spread((night.producer_rss for night in nights), 1),
         "stage_seconds": _stage_spreads(nights),
         "each_night_seconds": [round(night.total, 4) for night in nights],
         "quarantined": sum(night.quarantined for night in nights),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +41,7 @@ class Night:
         first_batch: from the first message's way to Redis to the first batch's claim.
         total: planning, publishing, all batches, and the end of the run.
         stages: worker seconds of all batches by stage; `other` is the rest of the workers' time.
-        worker_rss: of each pool process.
+        worker_rss: of each pool process; producer_rss: of this process, which plans and publishes.
     """
 
     run_id: int
@@ -56,6 +57,7 @@ class Night:
     wal_bytes: int
     stages: dict[str, float]
     worker_rss: tuple[float, ...]
+    producer_rss: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def run_night(watched: Watched, day: date) -> Night:
     planned = time.perf_counter()
     publish_planned(engine, watched.publish, now=utc_now())
     published = time.perf_counter()
-    _wait_until_ended(watched.site, run_id)
+    wait_until_ended(watched.site, run_id)
     ended = time.perf_counter()
     wal_bytes = _wal_position(watched.site) - wal_begins
     with session_scope(engine) as session:
@@ -121,17 +123,19 @@ def run_night(watched: Watched, day: date) -> Night:
         total=ended - began,
         wal_bytes=wal_bytes,
         stages=_stages(watched, log_begins, run_id, (ended - planned) * settings.workers),
-        worker_rss=_peaks(watched.stack),
+        worker_rss=worker_peaks(watched.stack),
+        producer_rss=peak_rss(os.getpid()),
     )
 
 
-def _wait_until_ended(site: Site, run_id: int) -> None:
+def wait_until_ended(site: Site, run_id: int, every: float = _POLL_SECONDS) -> None:
+    """Wait for the end of the run, looking `every` so many seconds."""
     # One key looked up on one connection: what watches the night must not cost the night.
     query, values = "SELECT 1 FROM runs WHERE id = %s AND status = ANY(%s)", (run_id, list(RUN_UNFINISHED))
     with site.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         session = driver_connection(connection)
         while session.execute(query, values).fetchone() is not None:
-            time.sleep(_POLL_SECONDS)
+            time.sleep(every)
 
 
 def _wal_position(site: Site) -> int:
@@ -150,7 +154,7 @@ def _stages(watched: Watched, log_begins: int, run_id: int, worker_seconds: floa
     return dict(total) | {"other": max(worker_seconds - sum(total.values()), 0.0)}
 
 
-def _peaks(stack: Stack) -> tuple[float, ...]:
+def worker_peaks(stack: Stack) -> tuple[float, ...]:
     """The peak resident memory of each pool process, MiB."""
     pool = psutil.Process(stack.processes["simulations"]).children()
     return tuple(peak_rss(process.pid) for process in pool)

@@ -19,20 +19,18 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
-import psutil
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from benchmarks.figures import Spread, spread
 from benchmarks.market import ASSETS
 from benchmarks.night import MAX_NIGHTS
-from benchmarks.nights import Night, Watched, peak_rss, run_night, watched_stack
+from benchmarks.nights import Night, Watched, run_night, wait_until_ended, watched_stack, worker_peaks
 from benchmarks.site import bench_site, prepare, tidy
 from core.clock import utc_now
-from core.database import driver_connection, session_scope
+from core.database import session_scope
 from core.errors import NightshiftError, UsageError
 from core.settings import Settings
-from models.tables_runs import RUN_UNFINISHED
 from services.digest import digest_of_day
 from services.relay import publish_planned
 from services.reprocessing import retry_quarantined
@@ -152,13 +150,12 @@ def measure_all(*, users: int, days: int, repeats: int, workers: int, settings: 
             _check_run(done, users * days)
             world.tell(f"reprocess {number}: {users:,} users, {days} days in {done.total:.2f} s")
             measured.append(done)
-        pool = psutil.Process(world.watched.stack.processes["simulations"]).children()
         return {
             "reprocess_seconds": spread(each.total for each in measured),
             "user_days_per_second": spread((each.user_days_per_second for each in measured), 0),
             "plan_seconds": spread(each.plan for each in measured),
             "stage_seconds": _stages(measured),
-            "worker_peak_rss_mib": spread((peak_rss(process.pid) for process in pool), 1),
+            "worker_peak_rss_mib": spread(worker_peaks(world.watched.stack), 1),
             "trades": measured[-1].run.trades,
             "undisturbed_seconds": round(world.nights.total, 4),
             "digest": digest_of_day(world.engine, world.days[-1]).digest,
@@ -180,7 +177,7 @@ def reprocess(watched: Watched, request: Request) -> Reprocess:
     if run_id is None:
         raise NightshiftError("the request found nothing to do again")
     publish_planned(engine, watched.publish, now=utc_now())
-    _wait_until_ended(engine, run_id)
+    wait_until_ended(watched.site, run_id, every=_POLL_SECONDS)
     ended = time.perf_counter()
     with session_scope(engine) as session:
         run = run_view(session, run_id, utc_now())
@@ -202,14 +199,6 @@ def _retry(settings: Settings, users: Sequence[int] | None) -> Request:
     return lambda session: retry_quarantined(
         session, reason="measured", requested_by="bench", now=utc_now(), settings=settings, users=users
     )
-
-
-def _wait_until_ended(engine: Engine, run_id: int) -> None:
-    query, values = "SELECT 1 FROM runs WHERE id = %s AND status = ANY(%s)", (run_id, list(RUN_UNFINISHED))
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        session = driver_connection(connection)
-        while session.execute(query, values).fetchone() is not None:
-            time.sleep(_POLL_SECONDS)
 
 
 def _in_world(

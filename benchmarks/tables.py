@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.night import measure_nights
 from benchmarks.peers.measure import measure_peers
+from benchmarks.reprocess import measure_reprocess
 from core.settings import Settings
 
 Tell = Callable[[str], None]
@@ -22,6 +23,7 @@ _NIGHT_ROWS = (
     ("floor, s", "floor_seconds", 2),
     ("ratio to the floor", "ratio_to_floor", 2),
     ("peak memory of a worker process, MiB", "worker_peak_rss_mib", 0),
+    ("peak memory of the producer, MiB", "producer_peak_rss_mib", 0),
     ("WAL a user, bytes", "wal_bytes_per_user", 0),
 )
 _PEER_ROWS = (
@@ -33,7 +35,13 @@ _PEER_ROWS = (
     ("Nightshift to a task per 100 users", "ratio_to_task_per_100_users", 1),
     ("Nightshift's users to empty tasks", "ratio_to_empty_tasks", 0),
 )
-_MANY_NIGHTS = 60
+_REPROCESS_ROWS = (
+    ("from the request to the end, s", "reprocess_seconds", 1),
+    ("user-days a second", "user_days_per_second", 0),
+    ("clearing the quarantine and planning, s", "plan_seconds", 2),
+    ("one simulation over 365 days, s", "reprocess_one_seconds", 2),
+)
+_MANY_NIGHTS, _MANY_DAYS = 60, 30
 
 
 def tables(*, users: int, settings: Settings, tell: Tell = lambda _: None) -> Iterator[str]:
@@ -59,6 +67,10 @@ def tables(*, users: int, settings: Settings, tell: Tell = lambda _: None) -> It
         users=tenth, peer_users=2_000, nights=3, workers=settings.workers, settings=settings, tell=tell
     )
     yield _spreads("Peers", peers, _PEER_ROWS)
+    again = measure_reprocess(
+        users=tenth, days=_MANY_DAYS, repeats=3, workers=settings.workers, settings=settings, tell=tell
+    )
+    yield _spreads(f"{tenth:,} users over {_MANY_DAYS} days, {settings.workers} workers", again, _REPROCESS_ROWS)
 
 
 def _spreads(title: str, figures: Figures, rows: Sequence[tuple[str, str, int]]) -> str:

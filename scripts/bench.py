@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -26,18 +27,8 @@ def night(
 ) -> None:
     """How long a night takes, from planning to the end of the run."""
     from benchmarks.night import measure_nights
-    from core.settings import get_settings
 
-    settings = get_settings()
-    quiet_logging(settings)
-    with interruptible():
-        result = measure_nights(
-            users=users, nights=nights, workers=workers or settings.workers, settings=settings, tell=note
-        )
-    if json:
-        print_json(result)
-    else:
-        _print_figures(result)
+    _measure(measure_nights, workers, as_json=json, users=users, nights=nights)
 
 
 @app.command()
@@ -50,23 +41,8 @@ def peers(
 ) -> None:
     """How much faster that is than a Celery task for each user, or for a hundred, or tasks that do nothing."""
     from benchmarks.peers.measure import measure_peers
-    from core.settings import get_settings
 
-    settings = get_settings()
-    quiet_logging(settings)
-    with interruptible():
-        result = measure_peers(
-            users=users,
-            peer_users=peer_users,
-            nights=nights,
-            workers=workers or settings.workers,
-            settings=settings,
-            tell=note,
-        )
-    if json:
-        print_json(result)
-    else:
-        _print_figures(result)
+    _measure(measure_peers, workers, as_json=json, users=users, peer_users=peer_users, nights=nights)
 
 
 @app.command()
@@ -79,23 +55,8 @@ def reprocess(
 ) -> None:
     """How long it takes to do work again: one simulation over a year, and all users over some days."""
     from benchmarks.reprocess import measure_reprocess
-    from core.settings import get_settings
 
-    settings = get_settings()
-    quiet_logging(settings)
-    with interruptible():
-        result = measure_reprocess(
-            users=users,
-            days=days,
-            repeats=repeats,
-            workers=workers or settings.workers,
-            settings=settings,
-            tell=note,
-        )
-    if json:
-        print_json(result)
-    else:
-        _print_figures(result)
+    _measure(measure_reprocess, workers, as_json=json, users=users, days=days, repeats=repeats)
 
 
 @app.command()
@@ -103,7 +64,7 @@ def tables(
     users: Annotated[int, typer.Option(min=100, help="Users of the largest night.")] = 1_000_000,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
 ) -> None:
-    """Everything that docs/performance.md claims, as its tables; about six minutes."""
+    """Everything that docs/performance.md claims, as its tables; about nine minutes."""
     from benchmarks.tables import tables as measured_tables
     from core.settings import get_settings
 
@@ -114,6 +75,20 @@ def tables(
         for table in measured_tables(users=users, settings=settings, tell=note):
             sys.stdout.write(table + "\n\n")
             sys.stdout.flush()
+
+
+def _measure(measure: Callable[..., dict[str, Any]], workers: int | None, *, as_json: bool, **sizes: int) -> None:
+    """Measure with this process' settings, and print the figures."""
+    from core.settings import get_settings
+
+    settings = get_settings()
+    quiet_logging(settings)
+    with interruptible():
+        result = measure(**sizes, workers=workers or settings.workers, settings=settings, tell=note)
+    if as_json:
+        print_json(result)
+    else:
+        _print_figures(result)
 
 
 def _print_figures(result: dict[str, Any]) -> None:
