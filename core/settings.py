@@ -46,7 +46,7 @@ class Settings(BaseSettings):
         10_000,
         ge=1,
         le=1_000_000,
-        description="Users in a batch; a fraction of them where users have many simulations.",
+        description="Users in a batch, at most.",
     )
     max_stale_days: int = Field(5, ge=0, le=365, description="A last close older than this values nothing.")
     max_attempts: int = Field(2, ge=1, description="Attempts at a batch before it is divided to find who breaks it.")

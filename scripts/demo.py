@@ -28,8 +28,6 @@ SAMPLES = Path(__file__).parents[1] / "samples" / "us_stocks_daily.csv.gz"
 LAST_SAMPLE = date(2022, 12, 28)
 NIGHTS = 30
 SPREAD_DAYS = 14
-# Several batches a night: every worker has something to do, and Flower something to show.
-_BATCH_USERS = 2500
 _NOON = time_of_day(12, tzinfo=UTC)
 
 
@@ -82,8 +80,6 @@ def demo_settings() -> Settings:
     get_settings.cache_clear()
     settings = get_settings()
     changes: dict[str, object] = {"home": settings.home / "demo", "database_url": None, "redis_url": None}
-    if "batch_users" not in settings.model_fields_set:
-        changes["batch_users"] = _BATCH_USERS
     for name in ("flower_port", "exporter_port"):
         if name in settings.model_fields_set:
             continue

@@ -7,6 +7,7 @@ day) in the database; two beats, or ten, plan the same day once.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -152,8 +153,8 @@ def _plan_run(
     connection = session.connection()
     ensure_day_partitions(connection, _days(*days))
     ensure_month_partitions(connection, "trades", _days(*days))
-    # A worker's memory is that of a batch's simulations: of users who have many, fewer go into one.
-    size = max(1, settings.batch_users // session.execute(_SIMULATIONS_PER_USER).scalar_one())
+    known = session.execute(_ROUGHLY).one()
+    size = batch_size(settings.batch_users, users=known.users, simulations=known.simulations)
     values = {"run": run_id, "day": days[1], "size": size}
     users = session.execute(_INSERT_BATCHES, values).scalar_one()
     session.execute(text("UPDATE runs SET users = :users WHERE id = :run"), {"users": users, "run": run_id})
@@ -187,10 +188,28 @@ _NOTIFY_MISSED = text(
     "INSERT INTO outbox (kind, key, payload) VALUES ('day_missed', :key, :payload) ON CONFLICT (key) DO NOTHING"
 )
 
-# By the planner's statistics: to count them would take as long as the cutting.
-_SIMULATIONS_PER_USER = text(
+
+def batch_size(limit: int, *, users: int, simulations: int) -> int:
+    """How many users go into a batch of a night, at most `limit`; of unknown numbers (not positive), `limit`.
+
+    A worker's memory is that of a batch's simulations: of users who have many of them, fewer go into one. And a night
+    of few users is cut into enough batches for all workers to end at about the same time: with ten, three workers would
+    take as long as with twelve.
     """
-    SELECT coalesce(greatest(round(s.reltuples / nullif(u.reltuples, 0)), 1), 1)::integer
+    if users <= 0 or simulations <= 0:
+        return limit
+    each = max(1, round(simulations / users))
+    enough = max(_SMALL_BATCH, math.ceil(users / _ENOUGH_BATCHES))
+    return max(1, min(limit, enough) // each)
+
+
+_ENOUGH_BATCHES = 12  # two, three, four or six workers have equally many
+_SMALL_BATCH = 2500  # below that, what a batch costs by itself is felt
+
+# By the planner's statistics: to count them would take as long as the cutting.
+_ROUGHLY = text(
+    """
+    SELECT u.reltuples::bigint AS users, s.reltuples::bigint AS simulations
     FROM pg_class s, pg_class u WHERE s.oid = 'simulations'::regclass AND u.oid = 'users'::regclass
     """
 )
