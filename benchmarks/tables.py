@@ -58,7 +58,8 @@ def tables(*, users: int, settings: Settings, tell: Tell = lambda _: None) -> It
     largest = night(users)
     yield _spreads(f"A night of {users:,} users, {settings.workers} workers", largest, _NIGHT_ROWS)
     yield _split(largest)
-    by_users = [night(max(users // 100, 1)), night(tenth), largest]
+    # Short nights differ more from each other.
+    by_users = [night(max(users // 100, 1), nights=9), night(tenth, nights=9), largest]
     yield _compared("By users", "users", [(figures["users"], figures) for figures in by_users])
     by_workers = [largest if count == settings.workers else night(users, workers=count) for count in (1, 2, 3)]
     yield _compared(f"By workers, {users:,} users", "workers", [(f["workers"], f) for f in by_workers])
