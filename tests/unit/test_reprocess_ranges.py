@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from itertools import accumulate
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.locks import GRANULE_USERS
 from services.reprocessing import _ranges
 
-OWNERS = st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 700)), min_size=1, max_size=6)
+OWNERS = st.lists(st.tuples(st.integers(1, 1500), st.integers(1, 2500)), min_size=1, max_size=5)
+# Below and above what a granule holds.
+SIZES = st.one_of(st.integers(1, GRANULE_USERS), st.integers(GRANULE_USERS + 1, 4000))
 
 
-@given(OWNERS, st.integers(1, 5000))
+@settings(deadline=None)
+@given(OWNERS, SIZES)
 def test_batches_hold_everybody_once_and_large_ones_share_no_granule(runs: list[tuple[int, int]], size: int) -> None:
     owners: list[int] = []
     for gap, length in runs:
@@ -20,11 +25,13 @@ def test_batches_hold_everybody_once_and_large_ones_share_no_granule(runs: list[
 
     ranges = list(_ranges(owners, size))
 
-    assert [[user for user in owners if lo <= user < hi] for lo, hi, _ in ranges] == [
-        owners[sum(count for _, _, count in ranges[:index]) :][: ranges[index][2]] for index in range(len(ranges))
+    ends = list(accumulate(count for _, _, count in ranges))
+    begins = [0, *ends[:-1]]
+    assert [(lo, hi) for lo, hi, _ in ranges] == [
+        (owners[begin], owners[end - 1] + 1) for begin, end in zip(begins, ends, strict=True)
     ]
     assert sum(count for _, _, count in ranges) == len(owners)
     assert all(0 < count <= size for _, _, count in ranges)
     if size > GRANULE_USERS:
-        granules = [{user // GRANULE_USERS for user in range(lo, hi)} for lo, hi, _ in ranges]
+        granules = [set(range(lo // GRANULE_USERS, (hi - 1) // GRANULE_USERS + 1)) for lo, hi, _ in ranges]
         assert sum(map(len, granules)) == len(set().union(*granules))
