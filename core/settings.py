@@ -32,6 +32,9 @@ class Settings(BaseSettings):
         "a worker's batch lock lives as long as its session.",
     )
     redis_url: SecretStr | None = Field(None, description="redis://… of the broker; empty: the embedded server.")
+    cache_url: SecretStr | None = Field(
+        None, description="redis://… of the cache of prices, best one with `allkeys-lru`; empty: the broker's server."
+    )
 
     nightly_at: time = Field(time(0, 1), description="UTC time of day at which the previous day becomes due.")
     dev_night_every: timedelta | None = Field(
@@ -60,6 +63,32 @@ class Settings(BaseSettings):
         900, ge=1, description="Seconds until Redis gives an unacknowledged message to another worker."
     )
     message_max_bytes: int = Field(16_384, ge=256, description="A larger message is dropped, not parsed.")
+
+    price_sources: str = Field(
+        "",
+        description="Sources of prices, the best first, e.g. `binance,coingecko`; also `osrs`, `csv`. Empty: none.",
+    )
+    price_window_seconds: int = Field(300, ge=1, le=86_400, description="How often prices are fetched.")
+    price_deadline_minutes: int = Field(
+        60, ge=0, description="So long a night waits for the closes of 99 % of its assets, then it alerts and runs."
+    )
+    price_fill_days: int = Field(7, ge=0, description="Windows that failed are filled later, back to so many days.")
+    price_limits: str = Field(
+        "",
+        description="Other request limits than those of the sources, e.g. `coingecko=500/minute,binance=1000/minute`.",
+    )
+    price_user_agent: str = Field(
+        "Nightshift (trading simulator; set NIGHTSHIFT_PRICE_USER_AGENT to your address)",
+        description="Who asks, as the Grand Exchange's API demands.",
+    )
+    binance_url: str = Field("https://api.binance.com", description="Where Binance's API is.")
+    coingecko_url: str = Field("https://api.coingecko.com/api/v3", description="Where CoinGecko's API is.")
+    coingecko_api_key: SecretStr | None = Field(None, description="CoinGecko's key; empty: its public limits.")
+    coingecko_currency: str = Field("usd", description="The currency of CoinGecko's prices.")
+    osrs_url: str = Field(
+        "https://prices.runescape.wiki/api/v1/osrs", description="Where the API of the Grand Exchange is."
+    )
+    csv_url: str = Field("", description="Where a CSV file of closes is fetched for the source `csv`.")
 
     log_format: Literal["auto", "json", "pretty"] = Field(
         "auto", description="`auto`: pretty on a terminal, else JSON."
@@ -93,7 +122,7 @@ def settings_table() -> list[tuple[str, str, str]]:
 
 
 def _default_text(value: object) -> str:
-    if value is None:
+    if value is None or value == "":
         return ""
     if isinstance(value, timedelta):
         return f"`{int(value.total_seconds())}`"

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from models.base import Base
+from models.tables_ingestion import (
+    CHUNK_KINDS,
+    CHUNK_STATUSES,
+    CHUNK_UNFINISHED,
+    HELD_STATUSES,
+    WINDOW_STATUSES,
+    Alert,
+    AssetSource,
+    HeldPrice,
+    LatestPrice,
+    NightWait,
+    PriceChunk,
+    PriceWindow,
+)
 from models.tables_ledger import LeaderboardEntry, PortfolioDay, Simulation, Strategy, Trade, User
-from models.tables_prices import Asset, Close, PriceCorrection, PriceTick
+from models.tables_prices import CLOSE_KINDS, Asset, Close, PriceCorrection, PriceTick
 from models.tables_runs import (
     BATCH_STATUSES,
     BATCH_UNFINISHED,
@@ -16,26 +30,41 @@ from models.tables_runs import (
     OutboxMessage,
     Quarantine,
     Run,
+    RunSimulation,
 )
 
 __all__ = [
     "BATCH_STATUSES",
     "BATCH_UNFINISHED",
+    "CHUNK_KINDS",
+    "CHUNK_STATUSES",
+    "CHUNK_UNFINISHED",
+    "CLOSE_KINDS",
+    "HELD_STATUSES",
     "RUN_KINDS",
     "RUN_STATUSES",
     "RUN_UNFINISHED",
+    "WINDOW_STATUSES",
+    "Alert",
     "Asset",
+    "AssetSource",
     "Base",
     "Batch",
     "BeatTick",
     "Close",
+    "HeldPrice",
+    "LatestPrice",
     "LeaderboardEntry",
+    "NightWait",
     "OutboxMessage",
     "PortfolioDay",
+    "PriceChunk",
     "PriceCorrection",
     "PriceTick",
+    "PriceWindow",
     "Quarantine",
     "Run",
+    "RunSimulation",
     "Simulation",
     "Strategy",
     "Trade",

@@ -50,12 +50,15 @@ class User(Base):
     """Owns simulations. Batches are ranges of user ids."""
 
     __tablename__ = "users"
+    __table_args__ = (Index("ix_users_id_live", "id", postgresql_where=text("live")),)
 
     id: Mapped[Big] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str]
     email: Mapped[str | None]
     notify: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    # Marked to the latest prices after each window (services.live_marks).
+    live: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class Strategy(Base):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from datetime import date, datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, Integer, UniqueConstraint, func
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, Integer, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Amount, Base, Big, Volume
+from models.base import Amount, Base, Big, Volume, one_of
+
+CLOSE_KINDS = ("tick", "candle", "import", "correction")
+"""What a close comes from, the weakest first: a day's last tick, the provider's daily candle, a file, a person."""
 
 
 class Asset(Base):
@@ -19,6 +22,8 @@ class Asset(Base):
     symbol: Mapped[str] = mapped_column(unique=True)
     name: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    # On which days its market trades: schedules.markets.
+    calendar: Mapped[str] = mapped_column(server_default=text("'24/7'"))
 
 
 class Close(Base):
@@ -28,6 +33,7 @@ class Close(Base):
     __table_args__ = (
         Index("ix_closes_asset_id_day", "asset_id", "day"),
         CheckConstraint("close > 0", name="close"),
+        CheckConstraint(one_of("kind", CLOSE_KINDS), name="kind"),
     )
 
     day: Mapped[date] = mapped_column(primary_key=True)
@@ -39,6 +45,9 @@ class Close(Base):
     volume: Mapped[Volume | None]
     source: Mapped[str]
     recorded_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    kind: Mapped[str] = mapped_column(server_default=text("'import'"))
+    # The moment of the tick that it comes from; NULL for the other kinds, which stand for the end of the day.
+    as_of: Mapped[datetime | None]
 
 
 class PriceTick(Base):
@@ -69,3 +78,5 @@ class PriceCorrection(Base):
     reason: Mapped[str]
     requested_by: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    # The reprocessing that it made necessary; no foreign key, so that it outlives the run.
+    run_id: Mapped[Big | None]

@@ -104,6 +104,17 @@ class Batch(Base):
     timings: Mapped[Json | None]
 
 
+class RunSimulation(Base):
+    """A simulation whose days a run does again, from `first_day` on. A run without any is one of all simulations."""
+
+    __tablename__ = "run_simulations"
+
+    run_id: Mapped[Big] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    user_id: Mapped[Big] = mapped_column(primary_key=True)
+    simulation_id: Mapped[Big] = mapped_column(primary_key=True)
+    first_day: Mapped[date]
+
+
 class Quarantine(Base):
     """A simulation (or, without one, a whole user) that the nights leave out until it is cleared."""
 

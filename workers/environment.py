@@ -19,6 +19,9 @@ def child_environment(settings: Settings, urls: ServerUrls) -> dict[str, str]:
     if settings.flower_password is not None:
         # A dump shows a secret as asterisks; only Flower needs this one, and the stack tells it.
         del environment[f"{PREFIX}FLOWER_PASSWORD"]
+    for name in ("cache_url", "coingecko_api_key"):
+        if (secret := getattr(settings, name)) is not None:
+            environment[PREFIX + name.upper()] = secret.get_secret_value()
     environment[f"{PREFIX}HOME"] = str(settings.nightshift_home())
     environment[f"{PREFIX}DATABASE_URL"] = urls.database_url
     environment[f"{PREFIX}REDIS_URL"] = urls.redis_url
