@@ -17,6 +17,10 @@ _number = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?
 _not_a_number = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE).fullmatch
 
 
+class NotPositiveError(ValueError):
+    """A number, but no price: zero, negative, or so small that it rounds to zero."""
+
+
 class CloseRow(NamedTuple):
     """An asset's close of a day. Prices in ticks of 1e-8; volume in units, whatever its precision; None: not given."""
 
@@ -58,17 +62,17 @@ def price_from_text(text: str) -> int:
     """The price in ticks, exactly; more than 8 decimals are rounded half to even. Never through a binary float.
 
     Raises:
-        ValueError: the reason, to be put after the name of the column: no finite number, zero, negative, too large for
-            int64, or so small that it rounds to zero.
+        NotPositiveError: zero, negative, or so small that it rounds to zero; the reason, as below.
+        ValueError: the reason, to be put after the name of the column: no finite number, or too large for int64.
     """
     price = decimal_from_text(text)
     if price <= 0:
-        raise ValueError(f"is {'negative' if price < 0 else 'zero'}: {shown(text)}")
+        raise NotPositiveError(f"is {'negative' if price < 0 else 'zero'}: {shown(text)}")
     # Compared by magnitude first: quantize would raise beyond its context's precision.
     if price.adjusted() <= len(str(MAX_TICKS)) - DECIMALS:
         ticks = int(price.quantize(_TICK, context=_HALF_EVEN).scaleb(DECIMALS, _HALF_EVEN))
         if ticks == 0:
-            raise ValueError(f"rounds to zero at {DECIMALS} decimals: {shown(text)}")
+            raise NotPositiveError(f"rounds to zero at {DECIMALS} decimals: {shown(text)}")
         if ticks <= MAX_TICKS:
             return ticks
     raise ValueError(f"is out of range, at most 92233720368.54775807: {shown(text)}")

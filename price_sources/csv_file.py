@@ -16,8 +16,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from core.clock import EPOCH
 from core.errors import UsageError
@@ -25,7 +26,7 @@ from price_sources.closes import BadRow, CloseRow, price_from_text, shown, volum
 
 REQUIRED = ("symbol", "day", "close")
 COLUMNS = ("symbol", "day", "open", "high", "low", "close", "volume")
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 _LONGEST_LINE = 65_536
 _LONGEST_SYMBOL = 100
 
@@ -43,7 +44,23 @@ def read_closes(path: Path, *, today: date) -> Iterator[CloseRow | BadRow]:
         UsageError: the file as a whole cannot be read; one line that names it. Rows may have been yielded before.
     """
     name = printable(path)
-    with _open(path, name) as stream:
+    try:
+        file = path.open("rb")
+    except ValueError:
+        raise UsageError(f"cannot read {name}: not a path") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {name}: {error.strerror}") from None
+    with file:
+        yield from read_stream(file, name, today=today)
+
+
+def read_stream(file: BufferedReader[Any], name: str, *, today: date) -> Iterator[CloseRow | BadRow]:
+    """The rows of an open file, as of `read_closes`; `name` is what errors call it.
+
+    Raises:
+        UsageError: the file as a whole cannot be read.
+    """
+    with _unpacked(file, name) as stream:
         lines = _numbered_lines(stream, name)
         parser = _Parser(_header(lines, name), today)
         empty = True
@@ -65,20 +82,13 @@ def printable(path: Path) -> str:
 
 
 @contextmanager
-def _open(path: Path, name: str) -> Iterator[BinaryIO]:
+def _unpacked(file: BufferedReader[Any], name: str) -> Iterator[BinaryIO]:
     try:
-        file = path.open("rb")
-    except ValueError:
-        raise UsageError(f"cannot read {name}: not a path") from None
-    except OSError as error:
-        raise UsageError(f"cannot read {name}: {error.strerror}") from None
-    try:
-        with file:
-            if file.peek(2)[:2] == _GZIP_MAGIC:
-                with gzip.GzipFile(fileobj=file) as unpacked:
-                    yield cast("BinaryIO", unpacked)
-            else:
-                yield file
+        if file.peek(2)[:2] == GZIP_MAGIC:
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield cast("BinaryIO", unpacked)
+        else:
+            yield file
     except EOFError:
         raise UsageError(f"{name} is a truncated gzip file: copy it again") from None
     except (gzip.BadGzipFile, zlib.error) as error:
