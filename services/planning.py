@@ -18,10 +18,19 @@ from sqlalchemy.orm import Session
 from core.errors import UsageError
 from core.settings import Settings
 from models.partitions import ensure_day_partitions, ensure_month_partitions
-from schedules.calendar import dev_due_day, last_due_day
+from schedules.calendar import dev_due_day, due_at, last_due_day
 from services.locks import PLANNING_LOCK
+from services.price_wait import Readiness, closes_ready, raise_missing
 
 _ONE_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The new runs' ids, and the night that is due and waits for its closes, if one does."""
+
+    runs: list[int]
+    waiting: Readiness | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,32 +43,46 @@ class _Nights:
     newest_close: date | None
 
 
-def plan_due(session: Session, *, now: datetime, settings: Settings) -> list[int]:
-    """Plan a run for every day that is due and has none, oldest first; the new runs' ids.
+def plan_due(session: Session, *, now: datetime, settings: Settings) -> Planned:
+    """Plan a run for every day that is due and has none, oldest first, up to one that waits for its closes.
 
     Days further back than `catch_up_days` get a run marked `missed`, and word in the outbox: simulations are brought up
     over them by the next night, but nobody gets their leaderboards. The first run ever is that of the newest due day:
     simulations that began earlier are brought up to it from their start. A day that no close is recent enough to value
-    is not planned until prices come: its night would quarantine everybody.
+    is not planned until prices come: its night would quarantine everybody. A day that lacks closes waits for them until
+    its price deadline; then it is planned with an alert. No later day overtakes it.
     """
     nights = _nights(session)
     if nights.first_start is None:
-        return []
+        return Planned([])
     due = _due_day(nights, now, settings)
     if due < nights.first_start:
-        return []
+        return Planned([])
     first = due if nights.planned_through is None else nights.planned_through + _ONE_DAY
-    planned = []
+    planned: list[int] = []
     for day in _days(first, due):
         if nights.newest_close is None or day > nights.newest_close + timedelta(days=settings.max_stale_days):
             break
         if day < due - timedelta(days=settings.catch_up_days - 1):
             _miss(session, day, now, settings)
             continue
+        readiness = _readiness(session, day, now, settings)
+        if readiness is not None and not readiness.ready:
+            return Planned(planned, readiness)
         run_id = _plan_run(session, (day, day), now, settings, requested_by="beat")
-        if run_id is not None:
-            planned.append(run_id)
-    return planned
+        if run_id is None:
+            continue
+        planned.append(run_id)
+        if readiness is not None and readiness.late:
+            raise_missing(session, readiness, now=now)
+    return Planned(planned)
+
+
+def _readiness(session: Session, day: date, now: datetime, settings: Settings) -> Readiness | None:
+    """How far the day's closes are; None in development, where days pass faster than prices come."""
+    if settings.dev_night_every is not None:
+        return None
+    return closes_ready(session, day, due=due_at(day, settings.nightly_at), now=now, settings=settings)
 
 
 def plan_nights(

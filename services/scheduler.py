@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from core.settings import Settings
 from schedules.beat import schedules
 from schedules.calendar import next_due
+from services.price_wait import waiting_night
 
 _RECORDS = text("SELECT name, last_run_at, last_result, last_error, runs FROM beat_ticks")
 _NIGHTS = text(
@@ -26,7 +27,10 @@ _NIGHTS = text(
 
 @dataclass(frozen=True, slots=True)
 class ScheduleView:
-    """One schedule. `next_run` is None if nothing tells yet; `result` is None if it never ran."""
+    """One schedule. `next_run` is None if nothing tells yet, and the latest moment of a night that waits for closes.
+
+    `result` is None if it never ran and waits for nothing.
+    """
 
     name: str
     every: str
@@ -71,18 +75,17 @@ def _nightly(session: Session, now: datetime, settings: Settings) -> ScheduleVie
     row = session.execute(_NIGHTS).one_or_none()
     every = settings.dev_night_every
     moment = next_due(now, settings.nightly_at)[1] if every is None else None
+    result = f"run {row.id} of {row.day}: {row.status}" if row is not None else None
+    waiting = waiting_night(session, now=now, settings=settings)
+    if waiting is not None:
+        # It begins with the next tick after its closes or its deadline, whichever comes first.
+        moment = max(waiting.deadline, now)
+        result = "; ".join(part for part in (result, waiting.summary()) if part)
     if row is None:
-        return ScheduleView("nightly", _pace(settings), None, None, None, moment)
+        return ScheduleView("nightly", _pace(settings), None, result, None, moment)
     if every is not None and row.first_start is not None:
         moment = _next_dev_night(row.first_start, row.day, row.began_at, every)
-    return ScheduleView(
-        "nightly",
-        _pace(settings),
-        row.finished_at or row.created_at,
-        f"run {row.id} of {row.day}: {row.status}",
-        row.error,
-        moment,
-    )
+    return ScheduleView("nightly", _pace(settings), row.finished_at or row.created_at, result, row.error, moment)
 
 
 def _next_dev_night(first_start: date, newest: date, began_at: datetime, every: timedelta) -> datetime:
