@@ -241,7 +241,7 @@ def _leave_out(engine: Engine, user: int | None) -> None:
     with engine.begin() as connection:
         for statement in (*(_TAKE_AWAY_ALL if user is None else _TAKE_AWAY), _QUARANTINE + whose):
             connection.execute(text(statement), {} if user is None else {"user": user})
-    tidy(engine, "portfolio_days, trades, quarantine, runs, batches")
+    tidy(engine, "portfolio_days, trades, quarantine, runs, batches, run_simulations")
 
 
 def _contents(engine: Engine) -> Contents:

@@ -50,6 +50,11 @@ class Close(Base):
     as_of: Mapped[datetime | None]
 
 
+# The key begins with the asset: a day of one asset is read in 0.5 ms, whatever its ticks' moments. With (ts, asset_id)
+# a window of 10,000 assets is written in 80 ms instead of 130, its log is 2 MB instead of 65 behind a checkpoint, and
+# a tick takes 17 bytes less; but only a source with one moment for all assets lets PostgreSQL skip through such a key
+# (0.9 ms). Where each asset has a moment of its own, it reads the day of all of them: 100 ms for one asset, 19 s for
+# the statistics of a hundred, which take 15 ms now.
 class PriceTick(Base):
     """A price at a moment. No foreign key: attaching a new month would lock `assets` against writers."""
 

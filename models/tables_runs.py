@@ -105,11 +105,14 @@ class Batch(Base):
 
 
 class RunSimulation(Base):
-    """A simulation whose days a run does again, from `first_day` on. A run without any is one of all simulations."""
+    """A simulation whose days a run does again, from `first_day` on. A run without any is one of all simulations.
+
+    No foreign key on `run_id`: the only writer has just made the run, and a million checks take five seconds.
+    """
 
     __tablename__ = "run_simulations"
 
-    run_id: Mapped[Big] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    run_id: Mapped[Big] = mapped_column(primary_key=True, autoincrement=False)
     user_id: Mapped[Big] = mapped_column(primary_key=True)
     simulation_id: Mapped[Big] = mapped_column(primary_key=True)
     first_day: Mapped[date]

@@ -2,7 +2,8 @@
 
 Most batches hold simulations that all have a row on the day before the run. The others are brought up in the same pass:
 new and backdated simulations from their start, ones that were left out from their newest row, and those that somebody
-has advanced already are left alone.
+has advanced already are left alone. Of a scoped run, the days that its simulations have are replaced
+(services.replacing).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import date
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.clock import day_from_number, day_number
 from engine.advance import DayResult, Quarantined, Reason, advance
@@ -33,6 +35,7 @@ from services.portfolio_io import (
     write_portfolio_days,
     write_trades,
 )
+from services.replacing import Scope, take_back
 
 LEADERBOARD_SIZE = 100
 _MALFORMED_ROW = "the row's arrays are malformed, or its positions are not in the simulation's assets"
@@ -76,11 +79,15 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class BatchWork:
-    """What to do: bring the users [lo, hi) from the close before `first_day` to the close of `last_day`."""
+    """What to do: bring the users [lo, hi) from the close before `first_day` to the close of `last_day`.
+
+    With a `scope`, do the days of its simulations again, and nobody else's.
+    """
 
     users: tuple[int, int]
     first_day: date
     last_day: date
+    scope: Scope | None = None
 
 
 def advance_users(
@@ -99,8 +106,8 @@ def advance_users(
             simulations reach back before the run's days, for which planning has made them.
     """
     totals = Totals()
-    last = day_number(work.last_day)
-    frame = _read(connection, work, totals.timed)
+    frame, until = _read(connection, work, totals.timed)
+    last = day_number(work.last_day) if until is None else int(until.max(initial=day_number(work.last_day)))
     totals.faults += [
         SimulationFault(user, simulation, work.last_day, Reason.MALFORMED, 0, _MALFORMED_ROW)
         for user, simulation in frame.unreadable
@@ -112,11 +119,14 @@ def advance_users(
         make_partitions(day_from_number(begins), work.first_day)
     with totals.timed("market"):
         market = market_of((begins, last))
-    _advance_days(connection, frame, market, (begins, last), totals)
+    _advance_days(connection, frame, market, (begins, last), totals, until)
     return totals
 
 
-def _read(connection: Connection, work: BatchWork, timed: Timed) -> Frame:
+def _read(connection: Connection, work: BatchWork, timed: Timed) -> tuple[Frame, NDArray[np.int32] | None]:
+    """What to start from, and the day number through which to bring each; None: all of them to the last day."""
+    if work.scope is not None:
+        return take_back(connection, work.scope, work.last_day, timed)
     before = day_from_number(day_number(work.first_day) - 1)
     frame = read_frame(connection, work.users, before, work.last_day, timed)
     with timed("read"):
@@ -132,7 +142,7 @@ def _read(connection: Connection, work: BatchWork, timed: Timed) -> Frame:
     if elsewhere.any():
         with timed("read"):
             place_latest(connection, frame, elsewhere, work.last_day)
-    return frame
+    return frame, None
 
 
 def _leave_out_quarantined(connection: Connection, frame: Frame, users: tuple[int, int]) -> None:
@@ -150,12 +160,20 @@ def _leave_out_quarantined(connection: Connection, frame: Frame, users: tuple[in
         frame.unreadable = [key for key in frame.unreadable if key not in known]
 
 
-def _advance_days(connection: Connection, frame: Frame, market: Market, days: tuple[int, int], totals: Totals) -> None:
+def _advance_days(
+    connection: Connection,
+    frame: Frame,
+    market: Market,
+    days: tuple[int, int],
+    totals: Totals,
+    until: NDArray[np.int32] | None,
+) -> None:
     simulations, state, at = frame.simulations, frame.state, frame.state_day.copy()
     alive = np.ones(len(simulations), dtype=np.bool_)
     advanced = np.zeros(len(simulations), dtype=np.bool_)
     for day in range(days[0], days[1] + 1):
-        rows = np.flatnonzero(alive & (at == day - 1))
+        due = alive & (at == day - 1)
+        rows = np.flatnonzero(due if until is None else due & (day <= until))
         if len(rows) == 0:
             continue
         everyone = len(rows) == len(simulations)
@@ -172,7 +190,7 @@ def _advance_days(connection: Connection, frame: Frame, market: Market, days: tu
         advanced[rows[result.ok]] = True
         _write_day(connection, today, result, day, totals)
     totals.simulations = int(advanced.sum())
-    current = alive & (at == days[1])
+    current = alive & (at == (days[1] if until is None else until))
     totals.equity = exact_sum(state.equity[current])
     totals.top = top_by_return(simulations.take(np.flatnonzero(current)), state.equity[current])
 

@@ -25,12 +25,13 @@ from core.settings import Settings
 from models.partitions import ensure_day_partitions, ensure_month_partitions
 from services.advance import BatchWork, Totals, advance_users
 from services.completion import finish_runs, may_end
-from services.locks import Connection, lock_granules, try_lock_batch, unlock_batch
+from services.locks import Connection, lock_granules, lock_granules_of_run, try_lock_batch, unlock_batch
 from services.market_data import MarketCache
 from services.poison import REASON_ERROR, REASON_WORKER_LOST, Suspect, allowed_attempts, divide
 from services.publishing import Publisher
 from services.quarantine import quarantine
 from services.relay import publish_planned
+from services.replacing import Scope, clear_for_prices
 from services.retry import Decision, Retry, decide_retry
 from services.sessions import leased_session, usable_session
 
@@ -77,6 +78,7 @@ class Claim:
     users: int
     attempts: int
     parent_id: int | None
+    scoped: bool
     exhausted: bool
 
 
@@ -136,11 +138,16 @@ class BatchWorker:
 
     def _work(self, connection: Connection, claim: Claim) -> Totals:
         users = (claim.user_lo, claim.user_hi)
+        scope = Scope(claim.run_id, users) if claim.scoped else None
         with connection.transaction():
-            lock_granules(connection, *users, exclusive=claim.kind != "nightly")
+            if scope is None:
+                lock_granules(connection, *users, exclusive=claim.kind != "nightly")
+            else:
+                lock_granules_of_run(connection, claim.run_id, *users)
+                clear_for_prices(connection, scope, self.clock())
             totals = advance_users(
                 connection,
-                BatchWork(users, claim.first_day, claim.day),
+                BatchWork(users, claim.first_day, claim.day, scope),
                 lambda days: self.markets.get(connection, claim.run_id, days),
                 self._make_partitions,
             )
@@ -224,6 +231,8 @@ SET status = 'running', attempts = b.attempts + CASE WHEN c.exhausted THEN 0 ELS
 FROM candidate c, runs r
 WHERE b.id = c.id AND r.id = b.run_id
 RETURNING b.id, b.run_id, r.kind, r.first_day, r.day, b.user_lo, b.user_hi, b.users, b.attempts, b.parent_id,
+    CASE WHEN r.kind = 'nightly' THEN false
+        ELSE EXISTS (SELECT FROM run_simulations k WHERE k.run_id = b.run_id) END AS scoped,
     c.exhausted
 """
 

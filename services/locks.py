@@ -4,7 +4,7 @@
   is counted, survives the claim's commit, and dies with the worker's connection.
 - A **granule** lock covers 1,024 users within one transaction. Nightly batches of different users share granules and
   must not wait for each other, so they lock in shared mode; whoever replaces days locks exclusively.
-- The **planning** and **tick** locks make those single-file.
+- The **planning**, **tick** and **prices** locks make those single-file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ _PURPOSE = 56
 _BATCH, _GRANULE, _SINGLE = (purpose << _PURPOSE for purpose in (1, 2, 3))
 PLANNING_LOCK = _SINGLE | 1
 TICK_LOCK = _SINGLE | 2
+PRICES_LOCK = _SINGLE | 3
 GRANULE_USERS = 1024
 
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -62,6 +63,21 @@ def lock_granules(connection: Connection, user_lo: int, user_hi: int, *, exclusi
     }  # fmt: skip
     # Two constants each; the values are bound.
     connection.execute(f"SELECT {function}(%(purpose)s::bigint | granule) FROM ({granules}) AS granules", values)  # noqa: S608
+
+
+_GRANULES_OF_RUN = (
+    "SELECT DISTINCT user_id / %(size)s AS granule FROM run_simulations"
+    " WHERE run_id = %(run)s AND user_id >= %(lo)s AND user_id < %(hi)s ORDER BY granule OFFSET 0"
+)
+
+
+def lock_granules_of_run(connection: Connection, run_id: int, user_lo: int, user_hi: int) -> None:
+    """Lock, exclusively and as `lock_granules` does, the granules of those of the users that are in a run's scope."""
+    values = {"purpose": _GRANULE, "run": run_id, "lo": user_lo, "hi": user_hi, "size": GRANULE_USERS}
+    connection.execute(
+        f"SELECT pg_advisory_xact_lock(%(purpose)s::bigint | granule) FROM ({_GRANULES_OF_RUN}) AS granules",  # noqa: S608
+        values,
+    )
 
 
 HELD_BATCHES = f"""

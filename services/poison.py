@@ -67,11 +67,10 @@ def divide(
 
 
 def _users(connection: Connection, suspect: Suspect) -> list[int]:
-    """The users of the batch that have simulations, in order."""
-    rows = connection.execute(
-        "SELECT DISTINCT user_id FROM simulations WHERE user_id >= %s AND user_id < %s AND start_day <= %s ORDER BY 1",
-        (suspect.user_lo, suspect.user_hi, suspect.day),
-    ).fetchall()
+    """The users of the batch that have simulations, of a scoped run those of its scope; in order."""
+    rows = connection.execute(_USERS_OF_SCOPE, (suspect.run_id, suspect.user_lo, suspect.user_hi)).fetchall()
+    if not rows:
+        rows = connection.execute(_USERS, (suspect.user_lo, suspect.user_hi, suspect.day)).fetchall()
     return [int(str(row[0])) for row in rows]
 
 
@@ -86,6 +85,12 @@ def _verdict(connection: Connection, suspect: Suspect, users: int, settings: Set
     return "failed" if users == 0 or poisoned >= settings.max_poison_users else "done"
 
 
+_USERS_OF_SCOPE = """
+SELECT DISTINCT user_id FROM run_simulations WHERE run_id = %s AND user_id >= %s AND user_id < %s ORDER BY 1
+"""
+_USERS = """
+SELECT DISTINCT user_id FROM simulations WHERE user_id >= %s AND user_id < %s AND start_day <= %s ORDER BY 1
+"""
 _END = """
 UPDATE batches
 SET status = %(status)s, finished_at = %(now)s, error = %(detail)s, quarantined = %(quarantined)s

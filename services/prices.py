@@ -1,9 +1,10 @@
 """Closes from a file into the database: all good rows in one transaction, again and again with the same result.
 
 The rows go into a temporary table by COPY and from there, set by set, into `closes`. A close that exists with another
-value is never rewritten silently: it counts as updated, and `price_corrections` keeps what it was. A column that a file
-does not have leaves the recorded value alone. Other writers of `closes` wait from the comparison until the commit, so
-that what a correction says was really there; readers do not wait.
+value is never rewritten silently: it counts as updated, and `price_corrections` keeps what it was; where nights used
+it, or would have, a run is planned that does them again (services.corrections). A close that a person has corrected is
+kept, and counted. A column that a file does not have leaves the recorded value alone. Other writers of `closes` wait
+from the comparison until the commit, so that what a correction says was really there; readers do not wait.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from sqlalchemy.orm import Session
 
 from core.database import driver_connection
 from core.errors import NightshiftError, UsageError
+from core.settings import Settings, get_settings
 from models.tables import Asset, Close
 from price_sources.closes import BadRow, CloseRow, shown
 from price_sources.csv_file import printable, read_closes
+from schedules.markets import check_calendar
+from services.corrections import Recorded, make_changes_table, plan_changes
+from services.reprocessing import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +39,12 @@ class ImportSummary:
     unchanged: int
     corrected: int
     """Those of the updated whose close itself was another; each has a row in `price_corrections`."""
+    kept: int
+    """Those of the unchanged that have another close in the file: a person has corrected it."""
     new_symbols: int
     rejected: list[BadRow]
+    run: int | None = None
+    """The run that does the nights again that depend on these closes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +80,21 @@ def import_closes(
     strict: bool = False,
     source: str | None = None,
     requested_by: str = "prices import",
+    calendar: str | None = None,
+    settings: Settings | None = None,
 ) -> ImportSummary:
     """Import a CSV or CSV.GZ file; unknown symbols become assets. The caller commits, or rolls back if this raises.
 
     `source` is recorded with each new or changed close; None: the file's name. Days after `now`'s date are refused.
+    `calendar` says when the markets of all symbols of the file trade; None: as it was, of new ones always.
+    `settings` say how large batches are; None: those of this process.
 
     Raises:
-        UsageError: the file as a whole cannot be read.
+        UsageError: the file as a whole cannot be read, or the calendar is unknown.
         RejectedRowsError: `strict`, and a row is bad.
     """
+    if calendar is not None:
+        check_calendar(calendar)
     name = printable(Path(path.name))
     connection = session.connection()
     connection.exec_driver_sql(_INCOMING)
@@ -87,12 +102,18 @@ def import_closes(
     good = _copy_in(session, read_closes(path, today=now.date()), rejected)
     if strict and rejected:
         raise RejectedRowsError(printable(path), rejected)
-    values = {"now": now, "source": source or name, "reason": f"import {name}", "requested_by": requested_by}
+    values = {"now": now, "source": source or name, "today": now.date()}
     new_symbols = connection.execute(text(_NEW_ASSETS), values).rowcount
+    if calendar is not None:
+        connection.execute(text(_CALENDAR), {"calendar": calendar})
     connection.execute(text("LOCK TABLE closes IN SHARE ROW EXCLUSIVE MODE"))
-    corrected = connection.execute(text(_CORRECTIONS), values).rowcount
+    make_changes_table(session)
+    kept = connection.execute(text(_KEEP)).rowcount
+    corrected = connection.execute(text(_CHANGED)).rowcount
     updated = connection.execute(text(_UPDATE), values).rowcount
-    inserted = connection.execute(text(_INSERT), values).rowcount
+    inserted: int = connection.execute(text(_INSERT), values).scalar_one()
+    request = Request(f"import {name}", requested_by, now)
+    run = plan_changes(session, Recorded.REPLACED, request, settings or get_settings())
     connection.exec_driver_sql("DROP TABLE pg_temp.incoming_closes")
     return ImportSummary(
         rows=good + len(rejected),
@@ -100,8 +121,10 @@ def import_closes(
         updated=updated,
         unchanged=good - inserted - updated,
         corrected=corrected,
+        kept=kept,
         new_symbols=new_symbols,
         rejected=rejected,
+        run=run,
     )
 
 
@@ -176,16 +199,27 @@ _NEW_ASSETS = """
     ON CONFLICT (symbol) DO NOTHING
 """
 
-_CORRECTIONS = """
-    INSERT INTO price_corrections (asset_id, day, old_close, new_close, reason, requested_by, created_at)
-    SELECT c.asset_id, c.day, c.close, i.close, :reason, :requested_by, :now
+_CALENDAR = """
+    UPDATE assets SET calendar = :calendar
+    WHERE calendar <> :calendar AND symbol IN (SELECT symbol FROM incoming_closes)
+"""
+
+# What a person has corrected is taken out of the file, so that none of its columns comes in; the rest goes on.
+_KEEP = """
+    DELETE FROM incoming_closes AS i USING assets AS a, closes AS c
+    WHERE a.symbol = i.symbol AND c.asset_id = a.id AND c.day = i.day AND c.kind = 'correction' AND c.close <> i.close
+"""
+
+_CHANGED = """
+    INSERT INTO close_changes (asset_id, day, old, new)
+    SELECT c.asset_id, c.day, c.close, i.close
     FROM incoming_closes AS i
     JOIN assets AS a ON a.symbol = i.symbol
     JOIN closes AS c ON c.asset_id = a.id AND c.day = i.day
     WHERE c.close <> i.close
-    ORDER BY c.day, c.asset_id
 """
 
+# A file's close wins over what the sources have gathered, also where it is the same: they no longer change it.
 _UPDATE = """
     UPDATE closes AS c
     SET close = i.close,
@@ -194,21 +228,33 @@ _UPDATE = """
         low = coalesce(i.low, c.low),
         volume = coalesce(i.volume, c.volume),
         source = :source,
-        recorded_at = :now
+        recorded_at = :now,
+        kind = CASE WHEN c.kind = 'correction' THEN c.kind ELSE 'import' END,
+        as_of = NULL
     FROM incoming_closes AS i
     JOIN assets AS a ON a.symbol = i.symbol
     WHERE c.asset_id = a.id AND c.day = i.day
-        AND (c.close, c.open, c.high, c.low, c.volume) IS DISTINCT FROM (
+        AND (c.kind IN ('tick', 'candle') OR (c.close, c.open, c.high, c.low, c.volume) IS DISTINCT FROM (
             i.close, coalesce(i.open, c.open), coalesce(i.high, c.high), coalesce(i.low, c.low),
             coalesce(i.volume, c.volume)
-        )
+        ))
 """
 
+# Without simulations there is no night, and the years of a first import need not be remembered.
 _INSERT = """
-    INSERT INTO closes (day, asset_id, close, open, high, low, volume, source, recorded_at)
-    SELECT i.day, a.id, i.close, i.open, i.high, i.low, i.volume, :source, :now
-    FROM incoming_closes AS i
-    JOIN assets AS a ON a.symbol = i.symbol
-    WHERE NOT EXISTS (SELECT FROM closes AS c WHERE c.asset_id = a.id AND c.day = i.day)
-    ORDER BY i.day, a.id
+    WITH inserted AS (
+        INSERT INTO closes (day, asset_id, close, open, high, low, volume, source, recorded_at)
+        SELECT i.day, a.id, i.close, i.open, i.high, i.low, i.volume, :source, :now
+        FROM incoming_closes AS i
+        JOIN assets AS a ON a.symbol = i.symbol
+        WHERE NOT EXISTS (SELECT FROM closes AS c WHERE c.asset_id = a.id AND c.day = i.day)
+        ORDER BY i.day, a.id
+        RETURNING asset_id, day, close
+    ),
+    late AS (
+        INSERT INTO close_changes (asset_id, day, old, new)
+        SELECT asset_id, day, NULL, close FROM inserted
+        WHERE day < :today AND (SELECT EXISTS (SELECT FROM simulations))
+    )
+    SELECT count(*) FROM inserted
 """

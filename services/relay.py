@@ -1,6 +1,9 @@
 """The relay: planned batches become messages.
 
-A batch is published only when its run may start: nights run in order, so a night waits for the one before it to end.
+A batch is published only when its run may start. Nights run in order, so a night waits for the one before it to end.
+Work that is done again waits for the nights through its day and for whatever run is under way: its workers keep the
+market that they have loaded, and may write by a close that was corrected meanwhile. No moment is compared: of a run
+that is not running yet in the picture in which another run may start, the workers load what was committed by then.
 Rows are marked in the transaction in which they are locked and published; if it is lost the messages are sent once
 more, and a message too many costs a look at a row.
 """
@@ -27,6 +30,11 @@ _START_RUNS = text(
       AND (kind <> 'nightly' OR NOT EXISTS (
           SELECT 1 FROM runs earlier
           WHERE earlier.kind = 'nightly' AND earlier.status IN ('planned', 'running') AND earlier.day < runs.day
+      ))
+      AND (kind = 'nightly' OR NOT EXISTS (
+          SELECT 1 FROM runs other
+          WHERE other.status = 'running'
+             OR (other.kind = 'nightly' AND other.status = 'planned' AND other.day <= runs.day)
       ))
     """
 )

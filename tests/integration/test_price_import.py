@@ -31,7 +31,7 @@ def run_import(engine: Engine, path: Path, content: str | None = None, *, strict
 
 
 def summary(rows: int, **others: int) -> ImportSummary:
-    counts = dict.fromkeys(("inserted", "updated", "unchanged", "corrected", "new_symbols"), 0) | others
+    counts = dict.fromkeys(("inserted", "updated", "unchanged", "corrected", "kept", "new_symbols"), 0) | others
     return ImportSummary(rows=rows, rejected=[], **counts)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.locks import GRANULE_USERS
-from services.reprocessing import _ranges
+from services.reprocessing import MOST_GRANULES, _ranges
 
 OWNERS = st.lists(st.tuples(st.integers(1, 1500), st.integers(1, 2500)), min_size=1, max_size=5)
 # Below and above what a granule holds.
@@ -35,3 +35,9 @@ def test_batches_hold_everybody_once_and_large_ones_share_no_granule(runs: list[
     if size > GRANULE_USERS:
         granules = [set(range(lo // GRANULE_USERS, (hi - 1) // GRANULE_USERS + 1)) for lo, hi, _ in ranges]
         assert sum(map(len, granules)) == len(set().union(*granules))
+
+
+def test_users_who_are_far_apart_share_a_batch_as_far_as_there_are_locks_for_their_granules() -> None:
+    owners = [number * 5 * GRANULE_USERS for number in range(2 * MOST_GRANULES + 1)]
+
+    assert [count for _, _, count in _ranges(owners, 10_000)] == [MOST_GRANULES, MOST_GRANULES, 1]
