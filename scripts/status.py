@@ -12,6 +12,7 @@ from scripts.cli import Json, answering_workers, cell, check_redis, connected, c
 if TYPE_CHECKING:
     from services.runs import RunView
     from services.status import Status
+    from services.window_states import WindowState
 
 _RUN_COLUMNS = [
     "run>", "kind", "days", "status", "users>", "done>", "seconds>", "users/s>", "rows>", "trades>", "quarantined>",
@@ -19,11 +20,21 @@ _RUN_COLUMNS = [
 ]  # fmt: skip
 
 
-def status(json: Json = False) -> None:
-    """The newest night, the queues, the workers, the prices and beat."""
+def status(
+    live: Annotated[
+        bool, typer.Option("--live", help="The leaderboard and the live users at the latest prices instead.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """The newest night, the queues, the workers, the prices, alerts and beat."""
     from core.clock import utc_now
     from services.status import read_status
 
+    if live:
+        from scripts.live import show_live
+
+        show_live(json=json)
+        return
     with connected() as servers:
         check_redis(servers.urls.redis_url)
         workers = answering_workers(servers)
@@ -58,12 +69,20 @@ def _print_status(status: Status) -> None:
         ("unacked", ", ".join(f"{name} {length}" for name, length in status.unacked.items() if length) or "nothing"),
         ("workers", ", ".join(status.workers) or "none answers"),
         ("prices", f"newest close {status.newest_close or '–'}"),
+        *(("source", _source(source)) for source in status.windows),
         ("quarantine", f"{status.quarantined:,}"),
+        ("alerts", f"{len(status.alerts):,}" if status.alerts else "none"),
+        *(("alert", f"{alert.kind} since {cell(alert.raised_at)}: {alert.detail}") for alert in status.alerts),
         ("beat", f"last tick {cell(status.last_tick)}" + (f": {status.last_tick_result}" if status.last_tick else "")),
     ]
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
         console().print(f"{name:>{width}}  {text}", markup=False, soft_wrap=True)
+
+
+def _source(source: WindowState) -> str:
+    waiting = ", ".join(f"{count:,} {status}" for status, count in source.open.items() if count)
+    return f"{source.source} · newest window {cell(source.newest_done)}" + (f" · {waiting}" if waiting else "")
 
 
 def runs(run: Annotated[int | None, typer.Argument(help="One run, in full.")] = None, json: Json = False) -> None:

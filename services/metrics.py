@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from sqlalchemy import Engine, text
 
 from core.database import session_scope
+from services.window_states import WindowState, window_states
 
 # An answer that takes longer is no answer: a scrape must not pile up on a database in trouble.
 _STATEMENT_TIMEOUT = text("SET LOCAL statement_timeout = '5s'")
@@ -29,6 +30,12 @@ _NEWEST_NIGHT = text(
 )
 _QUARANTINED = text("SELECT count(DISTINCT user_id) FROM quarantine WHERE cleared_at IS NULL")
 _NEWEST_CLOSE = text("SELECT max(day) FROM closes")
+_HELD = text("SELECT count(*) FROM held_prices WHERE status = 'held'")
+_ALERTS = text("SELECT kind, count(*) FILTER (WHERE cleared_at IS NULL) AS active FROM alerts GROUP BY kind")
+_NIGHT_WAITING = text(
+    "SELECT EXISTS (SELECT 1 FROM night_waits"
+    " WHERE day > coalesce((SELECT max(day) FROM runs WHERE kind = 'nightly'), '-infinity'))"
+)
 _LAST_TICK = text("SELECT last_run_at FROM beat_ticks WHERE name = 'tick'")
 
 
@@ -38,6 +45,9 @@ class DatabaseMetrics:
 
     Users are those of the newest nightly run, except the quarantined ones: users with an active entry in quarantine.
     None: there is no nightly run, no close, no tick yet.
+
+    `windows`: of every source that ever had one. `held`: prices that wait for confirmation. `alerts`: how
+    many are active, by every kind that ever was. `night_waiting`: whether a night that is due waits for its closes.
     """
 
     runs: dict[tuple[str, str], int]
@@ -46,6 +56,10 @@ class DatabaseMetrics:
     users_done: int | None
     users_quarantined: int
     newest_close: date | None
+    windows: list[WindowState]
+    held: int
+    alerts: dict[str, int]
+    night_waiting: bool
     last_tick: datetime | None
 
 
@@ -65,6 +79,10 @@ def database_metrics(engine: Engine) -> DatabaseMetrics:
             users_done=None if night is None else int(night[1]),
             users_quarantined=session.execute(_QUARANTINED).scalar_one(),
             newest_close=session.execute(_NEWEST_CLOSE).scalar_one(),
+            windows=window_states(session),
+            held=session.execute(_HELD).scalar_one(),
+            alerts={row.kind: row.active for row in session.execute(_ALERTS)},
+            night_waiting=session.execute(_NIGHT_WAITING).scalar_one(),
             last_tick=session.execute(_LAST_TICK).scalar_one_or_none(),
         )
 

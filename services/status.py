@@ -1,4 +1,4 @@
-"""The state of everything in one reading: the newest night, the queues, the prices, the quarantine, beat."""
+"""The state of everything in one reading: the newest night, the queues, the prices, the quarantine, alerts, beat."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from sqlalchemy import Engine, text
 from core.database import session_scope
 from core.settings import Settings
 from schedules.calendar import next_due
+from services.alerts import AlertView, active_alerts
 from services.queue_state import queue_lengths, redis_client, unacked
 from services.runs import RunView, count_quarantine, newest_nightly
+from services.window_states import WindowState, window_states
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Status:
         queues, unacked: messages that wait, and that a worker has taken, by queue.
         workers: names of the workers that answered.
         quarantined: simulations (or whole users) in quarantine.
+        windows: how far each source of prices is.
+        alerts: those that are active, the oldest first.
     """
 
     now: datetime
@@ -37,6 +41,8 @@ class Status:
     simulations: int
     newest_close: date | None
     quarantined: int
+    windows: list[WindowState]
+    alerts: list[AlertView]
     last_tick: datetime | None
     last_tick_result: str | None
 
@@ -69,6 +75,8 @@ def read_status(engine: Engine, redis_url: str, workers: list[str], *, now: date
             simulations=row.simulations,
             newest_close=row.newest_close,
             quarantined=count_quarantine(session),
+            windows=window_states(session),
+            alerts=active_alerts(session),
             last_tick=tick.last_run_at if tick else None,
             last_tick_result=tick.result if tick else None,
         )

@@ -20,6 +20,7 @@ from core.database import make_engine
 from core.queues import Queue
 from core.settings import Settings
 from services.partitions import ensure_ahead
+from services.price_cache import LatestView, PriceCache
 from services.queue_state import count_dropped, queue_key
 from services.tick import record_run
 from tests.support.polling import wait_until
@@ -147,6 +148,71 @@ def test_metrics_of_a_system_at_work(web: MakeClient, engine: Engine, redis_url:
     assert {key: samples.get(key) for key in expected} == expected
 
 
+_PRICES = """
+    INSERT INTO price_windows (source, starts_at, status) VALUES
+        ('binance', '2024-03-05 11:50+00', 'done'), ('binance', '2024-03-05 11:55+00', 'done'),
+        ('binance', '2024-03-05 11:00+00', 'filled'), ('binance', '2024-03-05 11:05+00', 'failed'),
+        ('binance', '2024-03-05 11:10+00', 'failed'), ('osrs', '2024-03-05 12:00+00', 'planned');
+    INSERT INTO held_prices (asset_id, source, kind, ts, price, reference, jump_ppm, band_ppm, status) VALUES
+        (1, 'binance', 'tick', '2024-03-05 11:55+00', 200, 100, 1000000, 100000, 'held'),
+        (1, 'binance', 'tick', '2024-03-05 11:50+00', 200, 100, 1000000, 100000, 'reverted');
+    INSERT INTO alerts (key, kind, detail, raised_at, cleared_at) VALUES
+        ('source:binance', 'source_down', '', '2024-03-05 11:20+00', NULL),
+        ('source:osrs', 'source_down', '', '2024-03-05 11:20+00', NULL),
+        ('closes:2024-03-01', 'closes_missing', '', '2024-03-02 01:00+00', '2024-03-02 02:00+00')
+"""
+
+
+def test_metrics_of_prices_that_come_by_themselves(web: MakeClient, engine: Engine, redis_url: str) -> None:
+    fill(engine)
+    with engine.begin() as connection:
+        for statement in _PRICES.split(";"):
+            connection.execute(text(statement))
+    cache = PriceCache(redis_url)
+    for _ in range(3):
+        cache.get(engine, ["A"])
+    cache.put([LatestView("A", 100, NOW, "test")])
+    cache.get(engine, ["A"])
+    cache.close()
+    samples = scrape(web())
+    expected = {
+        ("nightshift_price_window_age_seconds", ("binance",)): 300,
+        ("nightshift_price_windows_open", ("binance", "failed")): 2,
+        ("nightshift_price_windows_open", ("binance", "planned")): 0,
+        ("nightshift_price_windows_open", ("binance", "filling")): 0,
+        ("nightshift_price_windows_open", ("osrs", "planned")): 1,
+        ("nightshift_held_prices", ()): 1,
+        ("nightshift_alerts_active", ("source_down",)): 2,
+        ("nightshift_alerts_active", ("closes_missing",)): 0,
+        ("nightshift_price_cache_hits_total", ()): 1,
+        ("nightshift_price_cache_misses_total", ()): 3,
+        ("nightshift_source_up", ("cache",)): 1,
+    }
+    assert {key: samples.get(key) for key in expected} == expected
+    assert ("nightshift_price_window_age_seconds", ("osrs",)) not in samples
+
+
+def test_a_night_waits_until_it_is_planned(web: MakeClient, engine: Engine) -> None:
+    fill(engine)
+    waiting = "nightshift_night_waiting", ()
+    assert scrape(web())[waiting] == 0
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO night_waits (day, since, asset_ids) VALUES"
+            " ('2024-03-04', '2024-03-05 00:01+00', '{1}'), ('2024-03-05', '2024-03-06 00:01+00', '{1}')"))  # fmt: skip
+    assert scrape(web())[waiting] == 1
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM night_waits WHERE day = '2024-03-05'"))
+    assert scrape(web())[waiting] == 0
+
+
+def test_a_cache_of_its_own_may_be_away_alone(web: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    for url in (f"redis://:hidden-word@{AWAY}/0", "no url"):
+        monkeypatch.setenv("NIGHTSHIFT_CACHE_URL", url)
+        samples = scrape(web())
+        assert samples["nightshift_source_up", ("redis",)] == 1
+        assert not {key for key in samples if "price_cache" in key[0] or "cache" in key[1]}
+
+
 def test_what_cannot_be_known_is_absent_and_not_zero(web: MakeClient) -> None:
     # Nothing has happened yet: there is no night, no close and no tick to speak of.
     names = {name for name, _ in scrape(web())}
@@ -158,6 +224,7 @@ def test_what_cannot_be_known_is_absent_and_not_zero(web: MakeClient) -> None:
     without_redis = scrape(web(broker=f"redis://:hidden-word@{AWAY}/0"))
     assert ("nightshift_source_up", ("database",)) in without_redis
     assert not {key for key in without_redis if "queue" in key[0] or "unacked" in key[0] or "redis" in key[1]}
+    assert not {key for key in without_redis if "price_cache" in key[0] or "cache" in key[1]}
 
     without_database = scrape(web(database=f"postgresql://user:hidden-word@{AWAY}/none"))
     assert ("nightshift_source_up", ("redis",)) in without_database

@@ -7,6 +7,7 @@ outage, never like a queue of length 0. So alerts on an outage use `absent()`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,7 +19,10 @@ from core.errors import NightshiftError
 from core.log import get_logger
 from core.settings import Settings
 from models.tables import BATCH_STATUSES, RUN_KINDS, RUN_STATUSES
+from models.tables_ingestion import WINDOW_OPEN
+from services.cache_server import CacheServer, cache_url
 from services.metrics import DatabaseMetrics, database_metrics, price_age
+from services.price_cache import read_counts
 from services.queue_state import dropped, queue_lengths, redis_client, unacked
 from workers.door import Refusal
 
@@ -31,6 +35,7 @@ class NightshiftCollector(Collector):
     def __init__(self, engine: Engine, redis_url: str, clock: Callable[[], datetime], settings: Settings) -> None:
         self._engine = engine
         self._redis_url = redis_url
+        self._cache_url = cache_url(settings, redis_url)
         self._clock = clock
         self._settings = settings
 
@@ -43,7 +48,7 @@ class NightshiftCollector(Collector):
         up = GaugeMetricFamily(
             "nightshift_source_up", "1 where the source answered this scrape; absent where not.", labels=["source"]
         )
-        for source, read in (("database", self._database), ("redis", self._redis)):
+        for source, read in (("database", self._database), ("redis", self._redis), ("cache", self._cache)):
             try:
                 families = list(read())
             except (SQLAlchemyError, NightshiftError) as error:
@@ -68,6 +73,7 @@ class NightshiftCollector(Collector):
         yield batches
         yield from _users(metrics)
         yield from self._moments(metrics)
+        yield from _prices(metrics, self._clock())
 
     def _moments(self, metrics: DatabaseMetrics) -> Iterator[Metric]:
         if metrics.newest_close is not None:
@@ -84,6 +90,14 @@ class NightshiftCollector(Collector):
                 "When beat's last tick was worked on, in seconds since 1970.",
                 tick.timestamp(),
             )
+
+    def _cache(self) -> Iterator[Metric]:
+        with closing(CacheServer(self._cache_url)) as server, server.firmly() as client:
+            counts = read_counts(client)
+        yield CounterMetricFamily("nightshift_price_cache_hits", "Prices that were found in the cache.", counts.hits)
+        yield CounterMetricFamily(
+            "nightshift_price_cache_misses", "Prices that were not found in the cache.", counts.misses
+        )
 
     def _redis(self) -> Iterator[Metric]:
         with redis_client(self._redis_url) as client:
@@ -116,3 +130,31 @@ def _users(metrics: DatabaseMetrics) -> Iterator[Metric]:
     for name, documentation, value in values:
         if value is not None:
             yield GaugeMetricFamily(name, documentation, value)
+
+
+def _prices(metrics: DatabaseMetrics, now: datetime) -> Iterator[Metric]:
+    age = GaugeMetricFamily(
+        "nightshift_price_window_age_seconds",
+        "Seconds since the newest window that was fetched began, by source.",
+        labels=["source"],
+    )
+    windows = GaugeMetricFamily(
+        "nightshift_price_windows_open",
+        "Windows that are not fetched, by source and status.",
+        labels=["source", "status"],
+    )
+    for source in metrics.windows:
+        if source.newest_done is not None:
+            age.add_metric([source.source], max((now - source.newest_done).total_seconds(), 0))
+        for status in WINDOW_OPEN:
+            windows.add_metric([source.source, status], source.open[status])
+    yield age
+    yield windows
+    yield GaugeMetricFamily("nightshift_held_prices", "Prices that wait for confirmation.", metrics.held)
+    alerts = GaugeMetricFamily("nightshift_alerts_active", "Alerts that are raised, by kind.", labels=["kind"])
+    for kind, count in sorted(metrics.alerts.items()):
+        alerts.add_metric([kind], count)
+    yield alerts
+    yield GaugeMetricFamily(
+        "nightshift_night_waiting", "1 while a night that is due waits for its closes.", metrics.night_waiting
+    )
