@@ -13,9 +13,13 @@ from sqlalchemy import Engine, text
 from core.database import session_scope
 from core.log import mask_secrets
 from core.settings import Settings
+from price_sources.registry import sources
 from services.completion import finish_runs
 from services.locks import TICK_LOCK
 from services.planning import plan_due
+from services.price_chunks import publish_chunks
+from services.price_planning import plan_prices
+from services.price_wait import settle_missing
 from services.publishing import Publisher
 from services.reconciler import reconcile
 from services.relay import publish_planned
@@ -23,7 +27,7 @@ from services.relay import publish_planned
 
 @dataclass(frozen=True, slots=True)
 class TickResult:
-    """What one tick did; `ran` is False if another tick was at work."""
+    """What one tick did; `ran` is False if another tick was at work. `waiting`: in words, a night that waits."""
 
     ran: bool
     planned: int = 0
@@ -31,6 +35,8 @@ class TickResult:
     abandoned: int = 0
     lost: int = 0
     finished: int = 0
+    fetches: int = 0
+    waiting: str | None = None
 
     def summary(self) -> str:
         """For the schedule's record: what was done, or that nothing was to do."""
@@ -42,8 +48,10 @@ class TickResult:
             "abandoned": self.abandoned,
             "lost": self.lost,
             "finished": self.finished,
+            "fetches": self.fetches,
         }
-        return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing to do"
+        done = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        return "; ".join(part for part in (done, self.waiting) if part) or "nothing to do"
 
 
 def tick(engine: Engine, publish: Publisher, *, now: datetime, settings: Settings) -> TickResult:
@@ -67,12 +75,35 @@ def tick(engine: Engine, publish: Publisher, *, now: datetime, settings: Setting
 def _tick(engine: Engine, publish: Publisher, now: datetime, settings: Settings) -> TickResult:
     with session_scope(engine) as session:
         planned = plan_due(session, now=now, settings=settings)
+    with session_scope(engine) as session:
+        settle_missing(session, now=now, settings=settings)
     put_back = reconcile(engine, now=now, settings=settings)
     finished = finish_runs(engine, now=now)
     published = publish_planned(engine, publish, now=now)
     # A run without any batch is started by the relay and ends at once.
     finished += finish_runs(engine, now=now)
-    return TickResult(True, len(planned), published, put_back.abandoned, put_back.lost, len(finished))
+    # After the nights: whatever is wrong with prices must not keep a night from beginning.
+    fetches = _prices(engine, publish, now, settings)
+    waiting = planned.waiting.summary() if planned.waiting is not None else None
+    return TickResult(
+        ran=True,
+        planned=len(planned.runs),
+        published=published,
+        abandoned=put_back.abandoned,
+        lost=put_back.lost,
+        finished=len(finished),
+        fetches=fetches,
+        waiting=waiting,
+    )
+
+
+def _prices(engine: Engine, publish: Publisher, now: datetime, settings: Settings) -> int:
+    enabled = sources(settings)
+    if not enabled:
+        return 0
+    with session_scope(engine) as session:
+        plan_prices(session, enabled, now=now, settings=settings)
+    return publish_chunks(engine, publish, now=now)
 
 
 def record_run(

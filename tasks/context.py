@@ -14,6 +14,8 @@ from sqlalchemy import Engine
 
 from core.settings import Settings
 from services.batches import BatchWorker
+from services.ingestion import PriceWorker
+from services.price_cache import PriceCache
 from services.publishing import Publisher
 
 
@@ -26,6 +28,8 @@ class ProcessContext:
     settings: Settings
     clock: Callable[[], datetime]
     batches: BatchWorker
+    prices: PriceWorker
+    cache: PriceCache
 
 
 _current: list[ProcessContext] = []

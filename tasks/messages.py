@@ -8,13 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from core.queues import Queue
 from schedules.beat import ENSURE_PARTITIONS, TICK
 
 SIMULATE = "simulations.advance_batch"
 REPROCESS = "reprocess.advance_batch"
+FETCH = "prices.fetch_chunk"
+MARK = "prices.mark_live"
 
 
 class Arguments(BaseModel):
@@ -29,6 +31,19 @@ class BatchArguments(Arguments):
     batch_id: Annotated[int, Field(gt=0, lt=2**63)]
 
 
+class ChunkArguments(Arguments):
+    """A chunk of prices to be fetched; everything else about it is in the database."""
+
+    chunk_id: Annotated[int, Field(gt=0, lt=2**63)]
+
+
+class MarkArguments(Arguments):
+    """The beginning of the window whose prices have come."""
+
+    # In JSON a moment is a text, which strict mode would refuse.
+    window: Annotated[AwareDatetime, Field(strict=False)]
+
+
 @dataclass(frozen=True, slots=True)
 class MessageType:
     """Where a task's messages go and what they carry."""
@@ -41,5 +56,7 @@ MESSAGES: dict[str, MessageType] = {
     TICK: MessageType(Queue.CONTROL, Arguments),
     SIMULATE: MessageType(Queue.SIMULATIONS, BatchArguments),
     REPROCESS: MessageType(Queue.REPROCESS, BatchArguments),
+    FETCH: MessageType(Queue.PRICES, ChunkArguments),
+    MARK: MessageType(Queue.PRICES, MarkArguments),
     ENSURE_PARTITIONS: MessageType(Queue.MAINTENANCE, Arguments),
 }

@@ -13,9 +13,12 @@ from core.clock import utc_now
 from core.database import SessionLimits, make_engine
 from core.settings import Settings
 from services.batches import BatchWorker
+from services.fetchers import Fetchers
+from services.ingestion import PriceWorker
 from services.market_data import MarketCache
+from services.price_cache import PriceCache, cache_url
 from tasks.context import ProcessContext, process_context, set_context
-from workers.memory import keep_freed_memory
+from workers.memory import keep_freed_memory, leave_out_of_collections
 from workers.publisher import CeleryPublisher
 
 if TYPE_CHECKING:
@@ -50,6 +53,8 @@ def open_process(app: Celery, settings: Settings, database_url: str) -> None:
     structlog.contextvars.bind_contextvars(worker=name)
     engine = make_engine(database_url, application=f"nightshift worker {name}"[:63], limits=session_limits(settings))
     publish = CeleryPublisher(app)
+    redis_url: str = app.conf.broker_url
+    cache = PriceCache(cache_url(settings, redis_url))
     batches = BatchWorker(
         engine=engine,
         settings=settings,
@@ -58,7 +63,27 @@ def open_process(app: Celery, settings: Settings, database_url: str) -> None:
         name=name,
         markets=MarketCache(settings.max_stale_days),
     )
-    set_context(ProcessContext(engine=engine, publish=publish, settings=settings, clock=utc_now, batches=batches))
+    prices = PriceWorker(
+        engine=engine,
+        settings=settings,
+        publish=publish,
+        clock=utc_now,
+        name=name,
+        fetcher=Fetchers(settings, redis_url).find,
+        cache=cache,
+    )
+    leave_out_of_collections()
+    set_context(
+        ProcessContext(
+            engine=engine,
+            publish=publish,
+            settings=settings,
+            clock=utc_now,
+            batches=batches,
+            prices=prices,
+            cache=cache,
+        )
+    )
 
 
 def close_process() -> None:

@@ -16,8 +16,8 @@ from redis import RedisError
 from core.errors import PublishError
 from core.log import mask_secrets
 from core.queues import Queue
-from services.publishing import BatchMessage
-from tasks.messages import REPROCESS, SIMULATE
+from services.publishing import BatchMessage, ChunkMessage, Message
+from tasks.messages import FETCH, MARK, REPROCESS, SIMULATE
 from workers.celery_settings import PUBLISH_BATCH
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ _TASKS = {Queue.SIMULATIONS: SIMULATE, Queue.REPROCESS: REPROCESS}
 
 
 class CeleryPublisher:
-    """Publishes batches through the app's pool of producers. Safe to use from several threads."""
+    """Publishes through the app's pool of producers. Safe to use from several threads."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def __call__(self, messages: Sequence[BatchMessage], /) -> None:
+    def __call__(self, messages: Sequence[Message], /) -> None:
         """Send them all.
 
         Raises:
@@ -49,14 +49,19 @@ class CeleryPublisher:
                 f"Redis did not confirm {len(messages)} messages: {reason[0]}; they will be sent again"
             ) from error
 
-    def _send(self, messages: Sequence[BatchMessage]) -> None:
+    def _send(self, messages: Sequence[Message]) -> None:
         timeout = self._app.conf.broker_pool_acquire_timeout
         with self._app.producer_pool.acquire(block=True, timeout=timeout) as producer, producer.batch(PUBLISH_BATCH):
             for message in messages:
-                self._app.tasks[_TASKS[message.queue]].apply_async(
-                    kwargs={"batch_id": message.batch_id},
-                    queue=message.queue.value,
-                    argsrepr=message.label,
-                    producer=producer,
-                    retry=False,
+                task, queue, arguments = _call(message)
+                self._app.tasks[task].apply_async(
+                    kwargs=arguments, queue=queue.value, argsrepr=message.label, producer=producer, retry=False
                 )
+
+
+def _call(message: Message) -> tuple[str, Queue, dict[str, int | str]]:
+    if isinstance(message, BatchMessage):
+        return _TASKS[message.queue], message.queue, {"batch_id": message.batch_id}
+    if isinstance(message, ChunkMessage):
+        return FETCH, Queue.PRICES, {"chunk_id": message.chunk_id}
+    return MARK, Queue.PRICES, {"window": message.window.isoformat()}

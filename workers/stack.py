@@ -1,7 +1,8 @@
 """The stack: workers, beat, Flower and the exporter as child processes, watched, restarted, and stopped in order.
 
-Two groups of workers, so that a night never waits behind housekeeping nor the tick behind a night: one with a pool for
-`simulations` and `reprocess`, and a small one for everything else. A child that dies is started again, sooner or later
+Groups of workers, so that a night never waits behind housekeeping nor the tick behind a night or a slow provider: one
+with a pool for `simulations` and `reprocess`, one for `prices` where prices come from sources, and a small one for
+everything else. A child that dies is started again, sooner or later
 by how often it died. Nothing is left behind: not by `stop`, and not by a `kill -9` of this process (see lifeline.py).
 """
 
@@ -37,9 +38,11 @@ from workers.shutdown import GIVE_BACK_SECONDS, SHUTDOWN_SECONDS
 log = get_logger(__name__)
 
 NIGHT_QUEUES = (Queue.SIMULATIONS, Queue.REPROCESS)  # in this order: nightly work first
+PRICE_QUEUES = (Queue.PRICES,)
 SMALL_QUEUES = tuple(queue for queue in Queue if queue not in NIGHT_QUEUES)
+PRICE_PROCESSES = 2  # one waits for a provider while another stores
 READY_SECONDS = 90.0
-_WORKERS = ("simulations", "control")
+_WORKERS = ("simulations", "control", "prices")
 STOP_SECONDS = SHUTDOWN_SECONDS + GIVE_BACK_SECONDS + 7
 HURRY_SECONDS = GIVE_BACK_SECONDS + 2
 _LOOK_SECONDS = 0.2
@@ -91,7 +94,7 @@ class Stack:
 
     @property
     def processes(self) -> dict[str, int]:
-        """The process ids of the children that run, by name: simulations, control, beat, flower, exporter."""
+        """The process ids of the children that run, by name: simulations, prices, control, beat, flower, exporter."""
         return {name: pid for name, child in self._children.items() if (pid := child.pid) is not None}
 
     @property
@@ -132,7 +135,7 @@ class Stack:
                 self._watched[name] = _Watch(time.monotonic())
             self._wait_ready()
             self._stopping.clear()
-            self._pulse = Pulse(self._settings, self._urls.redis_url, map(_node, _WORKERS))
+            self._pulse = Pulse(self._settings, self._urls.redis_url, map(_node, self._worker_groups()))
             self._pulse.start()
             self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
             self._supervisor.start()
@@ -157,7 +160,7 @@ class Stack:
             self._pulse = None
         try:
             deadline = time.monotonic() + STOP_SECONDS
-            for group in (("beat",), ("flower", "exporter", "control", "simulations")):
+            for group in (("beat",), ("flower", "exporter", "control", "prices", "simulations")):
                 children = [self._children[name] for name in group if name in self._children]
                 _end(children, deadline)
         except KeyboardInterrupt:
@@ -193,13 +196,21 @@ class Stack:
         quiet = ("--without-mingle", "--without-gossip", "--loglevel", self._settings.log_level)
         self._add("simulations", *celery, "worker", "-n", "simulations@%h", "-c", str(self._workers),
                   "-Q", ",".join(NIGHT_QUEUES), *quiet)  # fmt: skip
-        self._add("control", *celery, "worker", "-n", "control@%h", "-c", "1", "-Q", ",".join(SMALL_QUEUES), *quiet)
+        small = SMALL_QUEUES
+        if self._settings.price_sources:
+            small = tuple(queue for queue in SMALL_QUEUES if queue not in PRICE_QUEUES)
+            self._add("prices", *celery, "worker", "-n", "prices@%h", "-c", str(PRICE_PROCESSES),
+                      "-Q", ",".join(PRICE_QUEUES), *quiet)  # fmt: skip
+        self._add("control", *celery, "worker", "-n", "control@%h", "-c", "1", "-Q", ",".join(small), *quiet)
         if self._parts["beat"]:
             self._add("beat", *celery, "beat", "-s", str(self._home / "beat" / "schedule"))
         if self._parts["flower"]:
             self._add("flower", *celery, "flower", **self._flower_environment())
         if self._parts["exporter"]:
             self._add("exporter", "workers.exporter", NIGHTSHIFT_EXPORTER_PORT=str(self._ports["exporter"]))
+
+    def _worker_groups(self) -> list[str]:
+        return [name for name in _WORKERS if name in self._children]
 
     def _add(self, name: str, *module_arguments: str, **environment: str) -> None:
         assert self._lifeline is not None  # noqa: S101 - made before the children
@@ -224,7 +235,7 @@ class Stack:
 
     def _wait_ready(self) -> None:
         app = make_app(self._settings, self._urls.redis_url)
-        expected = {_node(name) for name in _WORKERS}
+        expected = set(map(_node, self._worker_groups()))
         try:
             self._wait("workers", lambda: expected <= set(_answering(lambda: worker_names(app, timeout=0.5))))
         finally:

@@ -16,7 +16,7 @@ from services.batches import BatchOutcome, BatchWorker
 from services.market_data import MarketCache
 from services.planning import plan_nights
 from services.prices import import_closes
-from services.publishing import BatchMessage
+from services.publishing import BatchMessage, ChunkMessage, MarkMessage, Message
 from services.relay import publish_planned
 from services.seeding import seed
 
@@ -30,13 +30,18 @@ NOW = datetime(2022, 12, 29, 12, tzinfo=UTC)
 
 @dataclass
 class Queue:
-    """A publisher that only remembers."""
+    """A publisher that only remembers: batches, and apart from them whatever is about prices."""
 
     messages: list[BatchMessage] = field(default_factory=list)
+    prices: list[ChunkMessage | MarkMessage] = field(default_factory=list)
 
-    def __call__(self, messages: Sequence[BatchMessage], /) -> None:
+    def __call__(self, messages: Sequence[Message], /) -> None:
         """Remember them."""
-        self.messages += messages
+        for message in messages:
+            if isinstance(message, BatchMessage):
+                self.messages.append(message)
+            else:
+                self.prices.append(message)
 
 
 @dataclass

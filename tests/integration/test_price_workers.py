@@ -1,0 +1,44 @@
+"""Two beats and four workers on one provider: never more than its limit, no window twice, none missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from tests.support.nights import rows, scalar
+from tests.support.price_stack import PRICES, coins, most_in, price_stack
+from tests.support.provider import Provider
+from workers.embedded import ServerUrls
+
+WINDOWS, LENGTH = 5, 6
+LIMIT, PER = 20, 5
+
+
+@pytest.mark.usefixtures("_plain_logs")
+def test_a_limit_that_binds_is_kept_and_every_window_fetched_once(
+    database: str, engine: Engine, redis_url: str, tmp_path: Path
+) -> None:
+    # Eight requests a window; the limit lets twenty pass within five seconds, so that now and then one has to wait.
+    wanted = coins(8 * 250)
+    limits = {"price_limits": f"coingecko={LIMIT}/{PER}second", "price_window_seconds": LENGTH}
+    with (
+        Provider() as server,
+        price_stack(engine, ServerUrls(database, redis_url), tmp_path, server, wanted, **limits) as stack,
+    ):
+        stack.wait_done(WINDOWS, seconds=120)
+        requests = server.asked(PRICES)
+    assert most_in(requests, PER) <= LIMIT
+    statuses = stack.statuses()
+    assert set(statuses) == {"done"}, rows(engine, "SELECT starts_at, status, error FROM price_windows")
+    begun = rows(engine, "SELECT extract(epoch FROM starts_at)::bigint FROM price_windows ORDER BY 1")
+    first = begun[0][0]
+    assert [row[0] for row in begun] == [first + LENGTH * number for number in range(len(begun))]
+    asked = Counter(request.query["ids"] for request in requests)
+    assert len(asked) == 8
+    assert max(asked.values()) <= len(begun), "no part of a window was asked for twice"
+    assert min(asked.values()) >= len(stack.done())
+    workers = scalar(engine, "SELECT count(DISTINCT worker) FROM price_chunks WHERE status = 'done'")
+    assert workers == 4
