@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.night import measure_nights
 from benchmarks.peers.measure import measure_peers
+from benchmarks.prices import measure_prices
 from benchmarks.reprocess import measure_reprocess
 from core.settings import Settings
 
@@ -41,7 +42,28 @@ _REPROCESS_ROWS = (
     ("clearing the quarantine and planning, s", "plan_seconds", 2),
     ("one simulation over 365 days, s", "reprocess_one_seconds", 2),
 )
+_PRICE_ROWS = (
+    ("parsed to committed and cached, s", "window_seconds", 3),
+    ("of it the transaction, s", "store_seconds", 3),
+    ("of it the cache, s", "cache_seconds", 3),
+    ("parsing the answer, s", "parse_seconds", 3),
+    ("prices a second", "ticks_per_second", 0),
+    ("floor, s", "floor_seconds", 3),
+    ("log a price, bytes", "wal_bytes_per_tick", 0),
+    ("a symbol, us", "microseconds_per_symbol", 0),
+    ("a symbol with the ORM, us", "peer_microseconds_per_symbol", 0),
+    ("Nightshift to the ORM", "ratio_to_peer", 0),
+)
+_PRICE_NUMBERS = (
+    ("the first window after midnight, s", "midnight_window_seconds", 3),
+    ("log a day, GB", "day_wal_gb", 1),
+    ("a tick in the table, bytes", "table_bytes_per_tick", 1),
+    ("a tick in its key, bytes", "key_bytes_per_tick", 1),
+    ("ticks of 30 days", "month_ticks", 0),
+    ("their bytes, GB", "month_gb", 1),
+)
 _MANY_NIGHTS, _MANY_DAYS = 60, 30
+_SYMBOLS, _PEER_SYMBOLS, _WINDOWS = 10_000, 1_000, 12
 
 
 def tables(*, users: int, settings: Settings, tell: Tell = lambda _: None) -> Iterator[str]:
@@ -72,6 +94,12 @@ def tables(*, users: int, settings: Settings, tell: Tell = lambda _: None) -> It
         users=tenth, days=_MANY_DAYS, repeats=3, workers=settings.workers, settings=settings, tell=tell
     )
     yield _spreads(f"{tenth:,} users over {_MANY_DAYS} days, {settings.workers} workers", again, _REPROCESS_ROWS)
+    prices = measure_prices(
+        symbols=_SYMBOLS, peer_symbols=_PEER_SYMBOLS, windows=_WINDOWS, workers=settings.workers, settings=settings,
+        tell=tell,
+    )  # fmt: skip
+    yield _spreads(f"A window of {_SYMBOLS:,} symbols", prices, _PRICE_ROWS)
+    yield _numbers(f"{_SYMBOLS:,} symbols every five minutes", prices, _PRICE_NUMBERS)
 
 
 def _spreads(title: str, figures: Figures, rows: Sequence[tuple[str, str, int]]) -> str:
@@ -82,6 +110,11 @@ def _spreads(title: str, figures: Figures, rows: Sequence[tuple[str, str, int]])
             f"| {label} | " + " | ".join(f"{spread[key]:,.{digits}f}" for key in ("min", "median", "max")) + " |"
         )
     return "\n".join(lines)
+
+
+def _numbers(title: str, figures: Figures, rows: Sequence[tuple[str, str, int]]) -> str:
+    lines = [f"| {title} | |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {label} | {figures[name]:,.{digits}f} |" for label, name, digits in rows)])
 
 
 def _split(figures: Figures) -> str:

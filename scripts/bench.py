@@ -60,11 +60,40 @@ def reprocess(
 
 
 @app.command()
+def prices(
+    symbols: Annotated[int, typer.Option(min=1, max=10_000, help="Symbols in a window.")] = 10_000,
+    peer_symbols: Annotated[int, typer.Option(min=1, help="The first so many of them are the peer's.")] = 1_000,
+    windows: Annotated[int, typer.Option(min=1, max=200, help="Windows to measure, after two to warm up.")] = 12,
+    json: Json = False,
+) -> None:
+    """How long a window of prices takes, from the parsed answer to committed and cached; and with the ORM."""
+    from benchmarks.prices import measure_prices
+
+    _measure(measure_prices, None, as_json=json, symbols=symbols, peer_symbols=peer_symbols, windows=windows)
+
+
+@app.command()
+def beside(
+    users: Annotated[int, typer.Option(min=1, help="Users with one simulation each.")] = 1_000_000,
+    nights: Annotated[int, typer.Option(min=1, max=100, help="Nights alone, and as many beside prices.")] = 3,
+    symbols: Annotated[int, typer.Option(min=1, max=10_000, help="Symbols in a window.")] = 10_000,
+    window_seconds: Annotated[int, typer.Option(min=1, help="How often a window comes; in production 300.")] = 10,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
+    json: Json = False,
+) -> None:
+    """What prices that come in cost a night."""
+    from benchmarks.beside import measure_beside
+
+    sizes = {"users": users, "nights": nights, "symbols": symbols, "window_seconds": window_seconds}
+    _measure(measure_beside, workers, as_json=json, **sizes)
+
+
+@app.command()
 def tables(
     users: Annotated[int, typer.Option(min=100, help="Users of the largest night.")] = 1_000_000,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
 ) -> None:
-    """Everything that docs/performance.md claims, as its tables; about nine minutes."""
+    """Everything that docs/performance.md claims, as its tables; about eleven minutes."""
     from benchmarks.tables import tables as measured_tables
     from core.settings import get_settings
 

@@ -110,7 +110,7 @@ def _prepare(servers: Servers, users: int) -> None:
     from services.seeding import seed
 
     with _timed("prices:") as words, session_scope(servers.engine) as session:
-        summary = import_closes(session, SAMPLES, now=utc_now(), strict=True)
+        summary = import_closes(session, SAMPLES, now=utc_now(), strict=True, calendar="weekdays")
         words.append(f"{summary.rows:,} closes, {summary.inserted:,} of them new")
     with servers.engine.connect() as connection:
         existing = connection.scalar(text("SELECT count(*) FROM users"))

@@ -13,7 +13,22 @@ from typing import Annotated
 
 import typer
 
-from scripts import bench, chaos, db, demo, operate, prices, report, reprocess, run, seed, status, up
+from scripts import (
+    bench,
+    chaos,
+    db,
+    demo,
+    operate,
+    prices,
+    prices_decide,
+    prices_fetch,
+    report,
+    reprocess,
+    run,
+    seed,
+    status,
+    up,
+)
 from scripts.errors import explain
 
 app = typer.Typer(
@@ -31,6 +46,11 @@ for command in (
     operate.schedule, operate.health, operate.cancel, report.report, chaos.chaos, reprocess.reprocess,
 ):  # fmt: skip
     app.command()(command)
+
+for price_command in (
+    prices_fetch.fetch, prices_fetch.sources, prices_fetch.unfollow, prices_decide.correct, prices_decide.held,
+):  # fmt: skip
+    prices.app.command()(price_command)
 
 _debug: list[bool] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,9 @@ _SHOWN_ROWS = 50
 def import_(
     file: Annotated[Path, typer.Argument(help="CSV or CSV.GZ with symbol, day, close; also open, high, low, volume.")],
     strict: Annotated[bool, typer.Option("--strict", help="All rows or none.")] = False,
+    calendar: Annotated[
+        str | None, typer.Option(help="When all of them trade: 24/7, weekdays, or an exchange: XNYS.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Import daily closes. Bad rows are reported and left out; importing again changes nothing."""
@@ -31,7 +35,7 @@ def import_(
     with connected(migrate_own=True) as servers:
         try:
             with session_scope(servers.engine) as session:
-                summary = import_closes(session, file, now=utc_now(), strict=strict)
+                summary = import_closes(session, file, now=utc_now(), strict=strict, calendar=calendar)
         except RejectedRowsError as error:
             _report(error.rejected)
             raise
@@ -43,6 +47,10 @@ def import_(
             f"{summary.rows:,} rows: {summary.inserted:,} new, {summary.updated:,} changed,"
             f" {summary.unchanged:,} known, {len(summary.rejected):,} rejected; {summary.new_symbols} new symbols"
         )
+        if summary.kept:
+            note(f"{summary.kept:,} closes that a person has corrected are kept as they are")
+        if summary.run is not None:
+            note(f"run {summary.run} does again what used other closes; the next tick begins it")
     if summary.rejected and len(summary.rejected) == summary.rows:
         raise typer.Exit(1)
 
@@ -56,13 +64,24 @@ def _report(rejected: list[BadRow]) -> None:
 
 @app.command()
 def latest(symbol: str, json: Json = False) -> None:
-    """The newest close of a symbol."""
+    """The newest close of a symbol, and its newest price where a source follows it."""
     from core.database import session_scope
+    from models.ticks import from_ticks
+    from services.price_cache import PriceCache, cache_url
     from services.prices import latest_close
 
-    with connected() as servers, session_scope(servers.engine) as session:
-        close = latest_close(session, symbol)
+    with connected() as servers:
+        with session_scope(servers.engine) as session:
+            close = latest_close(session, symbol)
+        cache = PriceCache(cache_url(servers.settings, servers.urls.redis_url))
+        price = cache.get(servers.engine, [symbol]).get(symbol)
+    newest = None if price is None else {"price": from_ticks(price.price), "ts": price.ts, "source": price.source}
     if json:
-        print_json(close)
-    else:
-        print_table(["symbol", "day", "close>", "source"], [[close.symbol, close.day, str(close.close), close.source]])
+        print_json(dataclasses.asdict(close) | {"newest": newest})
+        return
+    rows: list[list[object]] = [[close.symbol, f"close of {close.day}", str(close.close), close.source]]
+    if newest is not None:
+        rows.append(
+            [close.symbol, f"price of {newest['ts']:%Y-%m-%d %H:%M:%S}", str(newest["price"]), newest["source"]]
+        )
+    print_table(["symbol", "what", "price>", "source"], rows)

@@ -23,7 +23,7 @@ from services.batches import BatchWorker
 from services.market_data import MarketCache
 from services.planning import plan_nights
 from services.prices import import_closes
-from services.publishing import BatchMessage
+from services.publishing import BatchMessage, Message
 from services.relay import publish_planned
 from services.seeding import seed
 
@@ -146,7 +146,7 @@ def _poison(world: World) -> None:
 def run_undisturbed(world: World, settings: Settings, name: str = REFERENCE) -> None:
     """The nights as they should be, in one of the databases: planned, done and finished in this process."""
     engine = world.engine(name)
-    waiting: list[BatchMessage] = []
+    waiting: list[Message] = []
     worker = BatchWorker(
         engine, settings, waiting.extend, lambda: NOW, "reference", MarketCache(settings.max_stale_days)
     )
@@ -154,4 +154,6 @@ def run_undisturbed(world: World, settings: Settings, name: str = REFERENCE) -> 
         plan_nights(session, through=world.days[-1], now=NOW, settings=settings, requested_by="chaos", each=True)
     publish_planned(engine, worker.publish, now=NOW)
     while waiting:
-        worker.advance(waiting.pop(0).batch_id)
+        message = waiting.pop(0)
+        if isinstance(message, BatchMessage):
+            worker.advance(message.batch_id)
