@@ -20,20 +20,25 @@ from core.database import session_scope
 from core.errors import NightshiftError, PublishError, StaleClaimError
 from core.log import get_logger, mask_secrets
 from core.settings import Settings
-from price_sources.errors import SourceRefusedError, SourceUnavailableError
+from price_sources.errors import LimitedError, SourceRefusedError, SourceUnavailableError
 from price_sources.fetching import Fetcher
 from price_sources.source import Answer, Ask, Kind, PriceSource, Quote, Reason
 from services.candle_store import store_closes
 from services.price_cache import PriceCache
 from services.price_chunks import ClaimedChunk, claim_chunk, finish_chunk, put_back
-from services.price_store import Followed, Stored, store_quotes
-from services.price_windows import finish_window
+from services.price_store import Followed, Stored, lock_prices, store_quotes
+from services.price_windows import fail_fill, finish_window
 from services.publishing import MarkMessage, Publisher
 
 log = get_logger(__name__)
 
 # Of the soft time limit: the rest is for the database.
 _BUDGET = 0.7
+# Of one request among many.
+_EACH_SECONDS = 12.0
+_IN_A_ROW = 2
+# So often a chunk of a fill is tried without any progress.
+_MOST_ATTEMPTS = 10
 
 
 @dataclass(slots=True)
@@ -96,6 +101,8 @@ class PriceWorker:
         if claim.kind == Kind.LIVE and error is None and assets and not answer.quotes:
             error = f"no price in the answer: {_reasons(answer)}"
         with session_scope(self.engine) as session:
+            # Of two chunks that end a window at once, the later one sees the other.
+            lock_prices(session)
             stored = store_answer(session, claim.source, assets, answer, now=now, settings=self.settings)
             if error is None:
                 finish_chunk(session, claim, now=now)
@@ -122,18 +129,21 @@ class PriceWorker:
         now: datetime,
     ) -> None:
         left = [assets[code].id for code in fetched.left]
-        if claim.kind == Kind.LIVE and fetched.refused:
-            finish_chunk(session, claim, now=now, error=error)
-        elif 0 < len(left) < len(claim.asset_ids):
+        given_up = now - claim.first > timedelta(days=self.settings.price_fill_days + 1)
+        if claim.kind == Kind.FILL:
+            given_up |= claim.attempts >= _MOST_ATTEMPTS
+        if 0 < len(left) < len(claim.asset_ids):
             put_back(session, claim, now=now, error=error, wait=fetched.wait, left=left)
-        elif now - claim.first > timedelta(days=self.settings.price_fill_days + 1):
+        elif fetched.refused or given_up:
             finish_chunk(session, claim, now=now, error=error)
+            fail_fill(session, claim, error, now=now)
         else:
             put_back(session, claim, now=now, error=error, wait=fetched.wait)
 
     def _fail(self, claim: ClaimedChunk, error: str) -> bool:
         with session_scope(self.engine) as session:
             finish_chunk(session, claim, now=self.clock(), error=error)
+            fail_fill(session, claim, error, now=self.clock())
         return False
 
     def _tell(self, window: datetime) -> None:
@@ -145,24 +155,36 @@ class PriceWorker:
 
 
 def fetch_all(fetcher: Fetcher, wanted: Sequence[Ask], clock: Callable[[], datetime], deadline: float) -> Fetched:
-    """Ask one request after the other until the deadline, or until one fails; a code that is refused harms no other."""
+    """Ask one request after the other until the deadline, or until two in a row fail: that is not a symbol's fault.
+
+    What is refused harms no other, and what is not answered takes no other's time.
+    """
     fetched = Fetched()
+    alone = len(wanted) == 1
+    failed = 0
     for place, ask in enumerate(wanted):
+        until = deadline if alone else min(deadline, time.monotonic() + _EACH_SECONDS)
         try:
-            answer = fetcher.answer(ask, now=clock(), deadline=deadline)
+            answer = fetcher.answer(ask, now=clock(), deadline=until)
         except SourceRefusedError as error:
-            if len(wanted) == 1:
-                return Fetched(fetched.answer, list(ask.codes), str(error), refused=True)
+            if alone:
+                return Fetched(left=list(ask.codes), error=str(error), refused=True)
             log.warning("refused", source=fetcher.source.name, codes=len(ask.codes), error=str(error))
             continue
         except NightshiftError as error:
-            fetched.left = list(dict.fromkeys(code for later in wanted[place:] for code in later.codes))
             fetched.error = mask_secrets(str(error))
             fetched.wait = error.wait if isinstance(error, SourceUnavailableError) else None
-            return fetched
+            failed += 1
+            over = failed == _IN_A_ROW or isinstance(error, LimitedError) or time.monotonic() >= deadline
+            fetched.left += [code for later in (wanted[place:] if over else [ask]) for code in later.codes]
+            if over:
+                break
+            continue
+        failed = 0
         fetched.answer.quotes += answer.quotes
         fetched.answer.closes += answer.closes
         fetched.answer.refused += answer.refused
+    fetched.left = list(dict.fromkeys(fetched.left))
     return fetched
 
 

@@ -17,12 +17,14 @@ from core.settings import Settings
 from price_sources.source import PriceSource
 from services.alerts import raise_alert
 from services.closes import day_start
+from services.price_windows import FILL_FAILED
 
 # Failed windows within one such range are asked for together; a request gives a thousand points of one asset.
 _FILL_SPAN = timedelta(days=1)
 _FILL_GAP_WINDOWS = 12
 # Of a source that is asked window by window, a message must not ask for more than it has time for.
 _MOST_REQUESTS = 30
+_UNFILLABLE_RESTS = timedelta(hours=1)
 
 
 @dataclass(slots=True)
@@ -81,14 +83,18 @@ def _plan_windows(
 ) -> None:
     length = timedelta(seconds=settings.price_window_seconds)
     current = window_start(now, settings.price_window_seconds)
-    oldest = window_start(now - timedelta(days=settings.price_fill_days), settings.price_window_seconds)
-    _fail_overdue(session, source, current, length, oldest, planned, now)
+    _fail_overdue(session, source, current, length, _oldest(now, settings), planned, now)
     values = {"source": source.name, "start": current, "now": now}
     if session.execute(_INSERT_WINDOW, values).first() is not None:
         pieces = list(chunks_of(assets, source.terms.symbols_per_request))
         insert_chunks(session, source.name, "live", (current, current + length), pieces)
         planned.windows += 1
-    _plan_fill(session, source, assets, length, oldest, planned)
+    _plan_fill(session, source, assets, now, settings, planned)
+
+
+def _oldest(now: datetime, settings: Settings) -> datetime:
+    """The first window that is still filled if it failed."""
+    return window_start(now - timedelta(days=settings.price_fill_days), settings.price_window_seconds)
 
 
 def _fail_overdue(
@@ -121,11 +127,17 @@ def _plan_fill(
     session: Session,
     source: PriceSource,
     assets: Sequence[int],
-    length: timedelta,
-    oldest: datetime,
+    now: datetime,
+    settings: Settings,
     planned: PricesPlanned,
 ) -> None:
-    values = {"source": source.name, "oldest": oldest}
+    length = timedelta(seconds=settings.price_window_seconds)
+    values = {
+        "source": source.name,
+        "oldest": _oldest(now, settings),
+        "patient": now - _UNFILLABLE_RESTS,
+        "unfilled": FILL_FAILED,
+    }
     if session.execute(_BACK_AND_IDLE, values).scalar_one() is not True:
         return
     failed = list(session.scalars(_FAILED, values))
@@ -232,9 +244,10 @@ _OUTAGE = text(
         SELECT max(starts_at) FROM price_windows WHERE source = :source AND status IN ('done', 'filled')), '-infinity')
     """
 )
+# What was not filled is tried again after an hour: it must not keep others from their turn.
 _FAILED = text(
     "SELECT starts_at FROM price_windows WHERE source = :source AND status = 'failed' AND starts_at >= :oldest"
-    " ORDER BY starts_at"
+    " AND (NOT starts_with(error, :unfilled) OR finished_at < :patient) ORDER BY starts_at"
 )
 _FILLING = text(
     "UPDATE price_windows SET status = 'filling'"

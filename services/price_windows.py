@@ -33,6 +33,16 @@ def finish_window(
     return claim.first
 
 
+def fail_fill(session: Session, claim: ClaimedChunk, error: str, *, now: datetime) -> None:
+    """Let the windows of a fill that is given up count as failed again; they get another turn after the others."""
+    if claim.kind == Kind.FILL:
+        values = {"source": claim.source, "first": claim.first, "last": claim.last, "now": now}
+        session.execute(_FILL_FAILED, values | {"error": f"{FILL_FAILED}{error}"})
+
+
+FILL_FAILED = "not filled: "
+"""How the error of a window begins whose fill was given up."""
+
 _ADD = text(
     """
     UPDATE price_windows SET ticks = ticks + :ticks, held = held + :held, counts = (
@@ -64,5 +74,11 @@ _FILLED = text(
         WHERE c.source = w.source AND c.kind = 'fill' AND c.first = :first
             AND c.status IN ('planned', 'queued', 'running')
     )
+    """
+)
+_FILL_FAILED = text(
+    """
+    UPDATE price_windows SET status = 'failed', finished_at = :now, error = :error
+    WHERE source = :source AND status = 'filling' AND starts_at >= :first AND starts_at < :last
     """
 )

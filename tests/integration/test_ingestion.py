@@ -175,6 +175,40 @@ def test_of_a_fill_that_breaks_off_only_the_rest_is_asked_again(
     assert {status for _, status in windows(world.engine)} == {"done", "filled"}
 
 
+def test_a_symbol_that_never_answers_costs_no_other_its_history_and_is_given_up(
+    world: PriceWorld, exchange: Exchange, server: Provider
+) -> None:
+    serve = exchange._klines
+
+    def never_bitcoin(query: dict[str, str]) -> bytes | tuple[int, bytes]:
+        return (500, b"{}") if query["symbol"] == "BTCUSDT" else serve(query)
+
+    step(world, exchange, START)
+    step(world, exchange, START + 2 * WINDOW)
+    server.serve("/api/v3/klines", never_bitcoin)
+    moment = START + 2 * WINDOW + SECOND
+    for _ in range(12):
+        step(world, exchange, moment)
+        due = scalar(world.engine, "SELECT max(not_before) FROM price_chunks WHERE kind = 'fill'")
+        moment = max(moment, due or moment) + SECOND
+    assert scalar(world.engine, "SELECT count(*) FROM price_ticks WHERE asset_id = 2") >= 3, "ether was filled"
+    assert rows(world.engine, "SELECT status, asset_ids FROM price_chunks WHERE kind = 'fill' AND first = :first",
+                first=START + WINDOW) == [("failed", [1])]  # fmt: skip
+    window = rows(
+        world.engine, "SELECT status, error FROM price_windows WHERE starts_at = :start", start=START + WINDOW
+    )
+    assert window[0][0] == "failed"
+    assert window[0][1].startswith("not filled: binance gave no usable answer")
+    assert world.look().fills == 0, "others have their turn first"
+    server.serve("/api/v3/klines", serve)
+    world.now = exchange.now = moment + timedelta(hours=1, minutes=1)
+    world.look()
+    world.work()
+    for seconds in range(1, 4):
+        step(world, exchange, world.now + seconds * SECOND)
+    assert scalar(world.engine, "SELECT count(*) FROM price_windows WHERE status IN ('failed', 'filling')") == 0
+
+
 def test_an_unknown_symbol_harms_no_other(world: PriceWorld, exchange: Exchange, server: Provider) -> None:
     serve = exchange._klines
 
