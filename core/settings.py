@@ -51,6 +51,9 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Users in a batch, at most.",
     )
+    reprocess_in_flight: int = Field(
+        4, ge=1, le=1000, description="Batches of ad-hoc work that may be queued or in work at once."
+    )
     max_stale_days: int = Field(5, ge=0, le=365, description="A last close older than this values nothing.")
     max_attempts: int = Field(2, ge=1, description="Attempts at a batch before it is divided to find who breaks it.")
     max_poison_users: int = Field(100, ge=0, description="Users that a run may find so; beyond it, batches fail.")

@@ -18,7 +18,7 @@ from models.tables_ingestion import (
     PriceWindow,
 )
 from models.tables_ledger import LeaderboardEntry, PortfolioDay, Simulation, Strategy, Trade, User
-from models.tables_prices import CLOSE_KINDS, Asset, Close, PriceCorrection, PriceTick
+from models.tables_prices import CLOSE_KINDS, Asset, Close, ClosesVersion, PriceCorrection, PriceTick
 from models.tables_runs import (
     BATCH_STATUSES,
     BATCH_UNFINISHED,
@@ -28,6 +28,7 @@ from models.tables_runs import (
     Batch,
     BeatTick,
     OutboxMessage,
+    PortfolioRevision,
     Quarantine,
     Run,
     RunSimulation,
@@ -52,12 +53,14 @@ __all__ = [
     "Batch",
     "BeatTick",
     "Close",
+    "ClosesVersion",
     "HeldPrice",
     "LatestPrice",
     "LeaderboardEntry",
     "NightWait",
     "OutboxMessage",
     "PortfolioDay",
+    "PortfolioRevision",
     "PriceChunk",
     "PriceCorrection",
     "PriceTick",

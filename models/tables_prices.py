@@ -55,6 +55,16 @@ class Close(Base):
 # a tick takes 17 bytes less; but only a source with one moment for all assets lets PostgreSQL skip through such a key
 # (0.9 ms). Where each asset has a moment of its own, it reads the day of all of them: 100 ms for one asset, 19 s for
 # the statistics of a hundred, which take 15 ms now.
+class ClosesVersion(Base):
+    """One row: a number that grows with every change of a close that nights have used."""
+
+    __tablename__ = "closes_version"
+    __table_args__ = (CheckConstraint("singleton", name="singleton"),)
+
+    singleton: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    version: Mapped[Big] = mapped_column(server_default=text("0"))
+
+
 class PriceTick(Base):
     """A price at a moment. No foreign key: attaching a new month would lock `assets` against writers."""
 

@@ -12,7 +12,7 @@ from datetime import date, datetime
 from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, Big, Json, Small, TickSum, one_of
+from models.base import Amount, Base, Big, Json, Small, TickSum, one_of
 
 RUN_KINDS = ("nightly", "reprocess")
 RUN_STATUSES = ("planned", "running", "done", "failed", "cancelled", "missed")
@@ -55,6 +55,9 @@ class Run(Base):
     total_fees: Mapped[TickSum | None]
     digest: Mapped[Big | None]
     error: Mapped[str | None]
+    paused: Mapped[bool] = mapped_column(server_default=text("false"))
+    # Of a request from elsewhere: the same key twice is the same request.
+    request_key: Mapped[str | None] = mapped_column(unique=True)
 
 
 class Batch(Base):
@@ -116,6 +119,24 @@ class RunSimulation(Base):
     user_id: Mapped[Big] = mapped_column(primary_key=True)
     simulation_id: Mapped[Big] = mapped_column(primary_key=True)
     first_day: Mapped[date]
+
+
+class PortfolioRevision(Base):
+    """What a run changed of a simulation: the first day whose equity is another, and the last day's old and new one.
+
+    An equity is NULL where there was no row, or is none any more.
+    """
+
+    __tablename__ = "portfolio_revisions"
+    __table_args__ = (Index("ix_portfolio_revisions_simulation_id", "simulation_id"),)
+
+    run_id: Mapped[Big] = mapped_column(primary_key=True, autoincrement=False)
+    user_id: Mapped[Big]
+    simulation_id: Mapped[Big] = mapped_column(primary_key=True, autoincrement=False)
+    first_changed_day: Mapped[date]
+    last_day: Mapped[date]
+    old_equity: Mapped[Amount | None]
+    new_equity: Mapped[Amount | None]
 
 
 class Quarantine(Base):
