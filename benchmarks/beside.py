@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import text
@@ -31,7 +31,7 @@ from services.price_planning import plan_prices, window_start
 from services.price_store import Followed
 
 _BODIES = 60
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 1.0
 MAX_NIGHTS = 100
 
 
@@ -70,7 +70,7 @@ def measure_beside(
                 )
 
 
-def _measure(watched: Watched, first: Any, nights: int, tell: Callable[[str], None]) -> dict[str, Any]:
+def _measure(watched: Watched, first: date, nights: int, tell: Callable[[str], None]) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {"alone": [], "beside": []}
     windows = 0
     for number in range(2 * nights + 1):
@@ -99,7 +99,7 @@ def _measure(watched: Watched, first: Any, nights: int, tell: Callable[[str], No
 
 @contextmanager
 def prices_coming(watched: Watched) -> Iterator[Callable[[], int]]:
-    """Windows are planned and published, as by beat, while the block runs; yields a count of those that are done."""
+    """Windows are planned and published, as by beat, while the block runs; yields a count of those that came."""
     site = watched.site
     stop = threading.Event()
     failures: list[BaseException] = []
@@ -111,11 +111,11 @@ def prices_coming(watched: Watched) -> Iterator[Callable[[], int]]:
         except Exception as error:  # noqa: BLE001 - told to whoever waits for the block
             failures.append(error)
 
-    before = _done(site)
+    began = utc_now()
     thread = threading.Thread(target=beat, name="prices", daemon=True)
     thread.start()
     try:
-        yield lambda: _done(site) - before
+        yield lambda: _windows(site, began)
     finally:
         stop.set()
         thread.join()
@@ -133,9 +133,11 @@ def _look(watched: Watched) -> None:
     publish_chunks(site.engine, watched.publish, now=now)
 
 
-def _done(site: Site) -> int:
+def _windows(site: Site, since: datetime) -> int:
+    """How many have begun to be fetched."""
+    query = text("SELECT count(*) FROM price_chunks WHERE kind = 'live' AND attempts > 0 AND created_at >= :since")
     with site.engine.connect() as connection:
-        return int(connection.scalar(text("SELECT count(*) FROM price_windows WHERE status = 'done'")) or 0)
+        return int(connection.scalar(query, {"since": since}) or 0)
 
 
 def _forget(site: Site) -> None:

@@ -11,6 +11,7 @@ import structlog
 
 from core.clock import utc_now
 from core.database import SessionLimits, make_engine
+from core.queues import Queue
 from core.settings import Settings
 from services.batches import BatchWorker
 from services.fetchers import Fetchers
@@ -23,6 +24,9 @@ from workers.publisher import CeleryPublisher
 
 if TYPE_CHECKING:
     from celery import Celery
+
+
+_PRICES_NICE = 10
 
 
 def worker_name() -> str:
@@ -73,6 +77,9 @@ def open_process(app: Celery, settings: Settings, database_url: str) -> None:
         cache=cache,
     )
     leave_out_of_collections()
+    if set(app.amqp.queues.consume_from) == {Queue.PRICES.value}:
+        # A window has five minutes; a night beside it should not wait for that.
+        os.nice(_PRICES_NICE)
     set_context(
         ProcessContext(
             engine=engine,

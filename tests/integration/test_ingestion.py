@@ -8,7 +8,9 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from sqlalchemy import Engine
 
-from tests.support.nights import rows, scalar
+from services import ingestion
+from services.ingestion import night_is_running
+from tests.support.nights import change, rows, scalar
 from tests.support.price_world import UNIT, WINDOW, Exchange, PriceWorld, price_world, wave
 from tests.support.provider import Provider
 
@@ -228,6 +230,25 @@ def test_a_source_that_is_no_longer_enabled_leaves_its_chunks_failed(world: Pric
     world.work()
     error = "the source is not enabled: NIGHTSHIFT_PRICE_SOURCES"
     assert set(rows(world.engine, "SELECT status, error FROM price_chunks")) == {("failed", error)}
+
+
+def test_a_night_that_is_running_goes_first_and_the_window_is_stored_behind_it(
+    world: PriceWorld, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(world.engine, "INSERT INTO runs (kind, first_day, day, status, scope, requested_by, batch_users)"
+           " VALUES ('nightly', '2026-03-09', '2026-03-09', 'running', '{}', 'test', 1)")  # fmt: skip
+    looks: list[int] = []
+
+    def ends_the_night_at_the_third_look(engine: Engine) -> bool:
+        looks.append(scalar(engine, "SELECT count(*) FROM price_ticks"))
+        if len(looks) == 3:
+            change(engine, "UPDATE runs SET status = 'done'")
+        return night_is_running(engine)
+
+    monkeypatch.setattr(ingestion, "night_is_running", ends_the_night_at_the_third_look)
+    step(world, exchange, START)
+    assert looks[:3] == [0, 0, 0]
+    assert windows(world.engine) == [(START, "done")]
 
 
 def test_redis_away_means_no_request_without_its_limit(world: PriceWorld, exchange: Exchange, server: Provider) -> None:
