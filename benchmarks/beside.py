@@ -106,6 +106,7 @@ def prices_coming(watched: Watched) -> Iterator[Callable[[], int]]:
 
     def beat() -> None:
         try:
+            _look(watched)
             while not stop.wait(_LOOK_SECONDS):
                 _look(watched)
         except Exception as error:  # noqa: BLE001 - told to whoever waits for the block
@@ -134,8 +135,10 @@ def _look(watched: Watched) -> None:
 
 
 def _windows(site: Site, since: datetime) -> int:
-    """How many have begun to be fetched."""
-    query = text("SELECT count(*) FROM price_chunks WHERE kind = 'live' AND attempts > 0 AND created_at >= :since")
+    """How many were given to the workers."""
+    query = text(
+        "SELECT count(*) FROM price_chunks WHERE kind = 'live' AND queued_at IS NOT NULL AND created_at >= :since"
+    )
     with site.engine.connect() as connection:
         return int(connection.scalar(query, {"since": since}) or 0)
 

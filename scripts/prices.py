@@ -12,6 +12,7 @@ from scripts.cli import Json, connected, note, print_json, print_table
 
 if TYPE_CHECKING:
     from price_sources.closes import BadRow
+    from services.market_statistics import MarketStatistics
 
 app = typer.Typer()
 
@@ -64,9 +65,11 @@ def _report(rejected: list[BadRow]) -> None:
 
 @app.command()
 def latest(symbol: str, json: Json = False) -> None:
-    """The newest close of a symbol, and its newest price where a source follows it."""
+    """The newest close of a symbol; where a source follows it, its newest price, and its last day and month."""
+    from core.clock import utc_now
     from core.database import session_scope
     from models.ticks import from_ticks
+    from services.market_statistics import market_statistics
     from services.price_cache import PriceCache, cache_url
     from services.prices import latest_close
 
@@ -75,13 +78,27 @@ def latest(symbol: str, json: Json = False) -> None:
             close = latest_close(session, symbol)
         cache = PriceCache(cache_url(servers.settings, servers.urls.redis_url))
         price = cache.get(servers.engine, [symbol]).get(symbol)
+        market = market_statistics(servers.engine, cache, [symbol], now=utc_now()).get(symbol)
     newest = None if price is None else {"price": from_ticks(price.price), "ts": price.ts, "source": price.source}
     if json:
-        print_json(dataclasses.asdict(close) | {"newest": newest})
+        statistics = None if market is None else market.as_json()
+        print_json(dataclasses.asdict(close) | {"newest": newest, "statistics": statistics})
         return
-    rows: list[list[object]] = [[close.symbol, f"close of {close.day}", str(close.close), close.source]]
+    rows: list[list[object]] = [[f"close of {close.day}", str(close.close), close.source]]
     if newest is not None:
-        rows.append(
-            [close.symbol, f"price of {newest['ts']:%Y-%m-%d %H:%M:%S}", str(newest["price"]), newest["source"]]
-        )
-    print_table(["symbol", "what", "price>", "source"], rows)
+        rows.append([f"price of {newest['ts']:%Y-%m-%d %H:%M:%S}", str(newest["price"]), newest["source"]])
+    if market is not None:
+        rows += _day_and_month(market)
+    print_table([symbol, "value>", "source"], rows)
+
+
+def _day_and_month(market: MarketStatistics) -> list[list[object]]:
+    change = None if market.change_24h_ppm is None else f"{market.change_24h_ppm / 10_000:+.2f} %"
+    volatility = None if market.volatility_30d is None else f"{market.volatility_30d:.1%} a year"
+    found: list[tuple[str, object]] = [
+        ("change in 24 hours", change),
+        ("highest in 24 hours", market.high_24h),
+        ("lowest in 24 hours", market.low_24h),
+        ("volatility of 30 days", volatility),
+    ]
+    return [[name, str(value), None] for name, value in found if value is not None]

@@ -46,7 +46,9 @@ def test_fetch_follows_and_stores_the_newest_prices(shell: Shell, engine: Engine
     assert (fetched["assets"], fetched["requests"], fetched["stored"], fetched["refused"]) == (2, 1, 2, {})
     newest = shell.ok("prices", "latest", "BTC", "--json").json["newest"]
     assert (newest["price"], newest["source"]) == (text_of(wave("BTCUSDT", exchange.now)), "binance")
-    assert text_of(wave("ETHUSDT", exchange.now)) in shell.ok("prices", "latest", "ETH").out
+    shown = shell.ok("prices", "latest", "ETH").out
+    assert text_of(wave("ETHUSDT", exchange.now)) in shown
+    assert "highest in 24 hours" in shown
     shell.ok("prices", "fetch", "--source", "binance")
     (state,) = shell.ok("prices", "sources", "--json").json["enabled"]
     assert (state["name"], state["assets"], state["failed_windows"]) == ("binance", 2, 0)
