@@ -13,7 +13,7 @@ from tests.support.price_stack import PRICES, coins, most_in, price_stack
 from tests.support.provider import Provider
 from workers.embedded import ServerUrls
 
-WINDOWS, LENGTH = 5, 6
+PARTS, WINDOWS, LENGTH = 24, 3, 15
 LIMIT, PER = 20, 5
 
 
@@ -21,8 +21,8 @@ LIMIT, PER = 20, 5
 def test_a_limit_that_binds_is_kept_and_every_window_fetched_once(
     database: str, engine: Engine, redis_url: str, tmp_path: Path
 ) -> None:
-    # Eight requests a window; the limit lets twenty pass within five seconds, so that now and then one has to wait.
-    wanted = coins(8 * 250)
+    # More requests a window than the limit lets pass at once, so that some have to wait in every window.
+    wanted = coins(PARTS * 250)
     limits = {"price_limits": f"coingecko={LIMIT}/{PER}second", "price_window_seconds": LENGTH}
     with (
         Provider() as server,
@@ -37,7 +37,7 @@ def test_a_limit_that_binds_is_kept_and_every_window_fetched_once(
     first = begun[0][0]
     assert [row[0] for row in begun] == [first + LENGTH * number for number in range(len(begun))]
     asked = Counter(request.query["ids"] for request in requests)
-    assert len(asked) == 8
+    assert len(asked) == PARTS
     assert max(asked.values()) <= len(begun), "no part of a window was asked for twice"
     assert min(asked.values()) >= len(stack.done())
     workers = scalar(engine, "SELECT count(DISTINCT worker) FROM price_chunks WHERE status = 'done'")
