@@ -63,6 +63,10 @@ class _PassingError(NightshiftError):
         self.wait = wait
 
 
+class _NoTimeError(_PassingError):
+    """The deadline came before another attempt: what was wrong, the attempts before it tell."""
+
+
 class Fetcher:
     """Asks one source. Made once a process and source, after the fork; holds a pool of connections.
 
@@ -141,8 +145,12 @@ class Fetcher:
             asked = error.wait if isinstance(error, _PassingError) and error.wait else 0.0
             return asked + backoff(state)
 
+        told: list[_PassingError] = []
+
         def note(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
+            if isinstance(error, _PassingError):
+                told.append(error)
             _log.debug(
                 "source asked again",
                 source=self.source.name, path=ask.path, attempt=state.attempt_number,
@@ -159,14 +167,15 @@ class Fetcher:
         try:
             return retrying(attempt)
         except _PassingError as error:
-            raise SourceUnavailableError(self.source.name, str(error), error.wait) from None
+            cause = told[-1] if told and isinstance(error, _NoTimeError) else error
+            raise SourceUnavailableError(self.source.name, str(cause), cause.wait) from None
 
     def _ask(self, ask: Ask, deadline: float) -> bytes:
         """One attempt: the request and the redirects that it leads to."""
         url = self._url(self.source.base_url + ask.path, ask.params)
         for _ in range(1 + _REDIRECTS):
             if time.monotonic() >= deadline:
-                raise _PassingError("no time is left")
+                raise _NoTimeError("no time is left")
             if ask.kind is not Kind.LIVE:
                 # What is past waits: the other half is always there for the window that is now.
                 self._limit.acquire(self.source.name, ask.cost, deadline, self._half(ask.cost), share="past")
