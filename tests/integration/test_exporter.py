@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 import redis
-from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, text
-from starlette.applications import Starlette
 
 from core.database import make_engine
 from core.queues import Queue
@@ -23,31 +18,10 @@ from services.partitions import ensure_ahead
 from services.price_cache import LatestView, PriceCache
 from services.queue_state import count_dropped, queue_key
 from services.tick import record_run
+from tests.support.exporter import AWAY, NOW, Client, exporter, fill, fill_prices, scrape
 from tests.support.polling import wait_until
 from workers.app import make_app
 from workers.door import Refusal
-from workers.exporter.web import make_web
-
-NOW = datetime(2024, 3, 5, 12, tzinfo=UTC)
-AWAY = "127.0.0.1:1"
-Samples = dict[tuple[str, tuple[str, ...]], float]
-
-
-class Client:
-    """Asks the pages without a port."""
-
-    def __init__(self, web: Starlette) -> None:
-        self._web = web
-
-    def get(self, path: str) -> httpx.Response:
-        """The answer of one page."""
-
-        async def ask() -> httpx.Response:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(self._web), base_url="http://pages") as client:
-                return await client.get(path)
-
-        return asyncio.run(ask())
-
 
 MakeClient = Callable[..., Client]
 
@@ -62,56 +36,11 @@ def web(engine: Engine, redis_url: str) -> Iterator[MakeClient]:
     ) -> Client:
         if database is not None:
             engines.append(make_engine(database))
-        app = make_web(
-            engines[-1] if database else engine, broker or redis_url, lambda: workers, clock=lambda: NOW,
-            settings=Settings(),
-        )  # fmt: skip
-        return Client(app)
+        return exporter(engines[-1] if database else engine, broker or redis_url, workers=workers, settings=Settings())
 
     yield make
     for other in engines:
         other.dispose()
-
-
-def scrape(client: Client) -> Samples:
-    """What `/metrics` says: (name, label values) to value."""
-    response = client.get("/metrics")
-    assert response.status_code == 200
-    families = list(text_string_to_metric_families(response.text))
-    assert families
-    assert all(family.documentation for family in families)
-    if promtool := shutil.which("promtool"):
-        check = subprocess.run(
-            [promtool, "check", "metrics"], input=response.text, capture_output=True, text=True, check=False
-        )
-        assert (check.returncode, check.stderr) == (0, "")
-    return {
-        (sample.name, tuple(sample.labels.values())): sample.value for family in families for sample in family.samples
-    }
-
-
-_NIGHTS = """
-    INSERT INTO runs (kind, first_day, day, status, scope, requested_by, batch_users, users) VALUES
-        ('nightly', '2024-03-03', '2024-03-03', 'done', '{}', 'beat', 10, 20),
-        ('nightly', '2024-03-04', '2024-03-04', 'running', '{}', 'beat', 10, 25),
-        ('nightly', '2024-02-01', '2024-02-01', 'missed', '{}', 'beat', 10, 0);
-    INSERT INTO batches (run_id, seq, user_lo, user_hi, users, status)
-        SELECT id, seq, 1 + seq * 10, 11 + seq * 10, 10,
-            CASE WHEN day = '2024-03-03' OR seq = 0 THEN 'done' ELSE 'queued' END
-        FROM runs, generate_series(0, 1) AS seq WHERE day > '2024-03-01';
-    INSERT INTO assets (symbol) VALUES ('A');
-    INSERT INTO closes (day, asset_id, close, source) VALUES ('2024-03-04', 1, 100, 'test');
-    INSERT INTO quarantine (user_id, simulation_id, day, reason, detail) VALUES
-        (7, 70, '2024-03-03', 'NO_CLOSE', ''), (7, 71, '2024-03-03', 'NO_CLOSE', '')
-"""
-
-
-def fill(engine: Engine) -> None:
-    """A finished night, one at work, a close, a tick, a quarantined user."""
-    with engine.begin() as connection:
-        for statement in _NIGHTS.split(";"):
-            connection.execute(text(statement))
-    record_run(engine, "tick", now=NOW - timedelta(seconds=5), result="nothing to do")
 
 
 def test_metrics_of_a_system_at_work(web: MakeClient, engine: Engine, redis_url: str) -> None:
@@ -148,26 +77,9 @@ def test_metrics_of_a_system_at_work(web: MakeClient, engine: Engine, redis_url:
     assert {key: samples.get(key) for key in expected} == expected
 
 
-_PRICES = """
-    INSERT INTO price_windows (source, starts_at, status) VALUES
-        ('binance', '2024-03-05 11:50+00', 'done'), ('binance', '2024-03-05 11:55+00', 'done'),
-        ('binance', '2024-03-05 11:00+00', 'filled'), ('binance', '2024-03-05 11:05+00', 'failed'),
-        ('binance', '2024-03-05 11:10+00', 'failed'), ('osrs', '2024-03-05 12:00+00', 'planned');
-    INSERT INTO held_prices (asset_id, source, kind, ts, price, reference, jump_ppm, band_ppm, status) VALUES
-        (1, 'binance', 'tick', '2024-03-05 11:55+00', 200, 100, 1000000, 100000, 'held'),
-        (1, 'binance', 'tick', '2024-03-05 11:50+00', 200, 100, 1000000, 100000, 'reverted');
-    INSERT INTO alerts (key, kind, detail, raised_at, cleared_at) VALUES
-        ('source:binance', 'source_down', '', '2024-03-05 11:20+00', NULL),
-        ('source:osrs', 'source_down', '', '2024-03-05 11:20+00', NULL),
-        ('closes:2024-03-01', 'closes_missing', '', '2024-03-02 01:00+00', '2024-03-02 02:00+00')
-"""
-
-
 def test_metrics_of_prices_that_come_by_themselves(web: MakeClient, engine: Engine, redis_url: str) -> None:
     fill(engine)
-    with engine.begin() as connection:
-        for statement in _PRICES.split(";"):
-            connection.execute(text(statement))
+    fill_prices(engine)
     cache = PriceCache(redis_url)
     for _ in range(3):
         cache.get(engine, ["A"])
@@ -223,12 +135,28 @@ def test_what_cannot_be_known_is_absent_and_not_zero(web: MakeClient) -> None:
 
     without_redis = scrape(web(broker=f"redis://:hidden-word@{AWAY}/0"))
     assert ("nightshift_source_up", ("database",)) in without_redis
-    assert not {key for key in without_redis if "queue" in key[0] or "unacked" in key[0] or "redis" in key[1]}
+    of_redis = ("nightshift_queue", "nightshift_unacked", "nightshift_worker", "nightshift_redis", "nightshift_dupl")
+    assert not {key for key in without_redis if key[0].startswith(of_redis) or "redis" in key[1]}
     assert not {key for key in without_redis if "price_cache" in key[0] or "cache" in key[1]}
 
     without_database = scrape(web(database=f"postgresql://user:hidden-word@{AWAY}/none"))
     assert ("nightshift_source_up", ("redis",)) in without_database
     assert not {key for key in without_database if "runs" in key[0] or "users" in key[0] or "database" in key[1]}
+
+
+def test_a_server_that_hangs_does_not_hide_the_others(
+    web: MakeClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.exporter.metrics._ANSWER_SECONDS", 1.0)
+    pages = web()
+    with engine.connect() as holder, holder.begin():
+        holder.execute(text("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE"))
+        for _ in range(2):
+            samples = scrape(pages)
+            assert samples["nightshift_source_up", ("redis",)] == 1
+            assert ("nightshift_source_up", ("database",)) not in samples
+            assert ("nightshift_runs", ("nightly", "done")) not in samples
+    wait_until(lambda: ("nightshift_source_up", ("database",)) in scrape(pages), what="the database being back")
 
 
 def checks(response: httpx.Response) -> dict[str, bool]:
