@@ -26,6 +26,8 @@ from benchmarks.figures import Spread, spread
 from benchmarks.market import ASSETS
 from benchmarks.night import MAX_NIGHTS
 from benchmarks.nights import Night, Watched, run_night, wait_until_ended, watched_stack, worker_peaks
+from benchmarks.reprocess_beside import measure_beside
+from benchmarks.row_hashes import Contents, contents_of
 from benchmarks.site import bench_site, prepare, tidy
 from core.clock import utc_now
 from core.database import session_scope
@@ -46,8 +48,6 @@ _STAGES = ("read", "decode", "market", "compute", "encode", "write", "other")
 Tell = Callable[[str], None]
 Request = Callable[[Session], int | None]
 """Plans a run, in the caller's transaction; the run's id, or None if there is nothing to do."""
-Contents = dict[tuple[str, date], tuple[int, Decimal]]
-"""By table and day: how many rows, and the sum of their hashes over all columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,9 @@ def measure_reprocess(
     numbers = {"users": users, "days": days, "repeats": repeats, "workers": workers}
     one = measure_one(days=one_days, among=one_among, repeats=repeats, workers=workers, settings=settings, tell=tell)
     everybody = measure_all(users=users, days=days, repeats=repeats, workers=workers, settings=settings, tell=tell)
-    return numbers | {"market": f"synthetic, {ASSETS} assets", "batch_users": settings.batch_users} | one | everybody
+    night = measure_beside(users=users, days=days, repeats=repeats, workers=workers, settings=settings, tell=tell)
+    market = {"market": f"synthetic, {ASSETS} assets", "batch_users": settings.batch_users}
+    return numbers | market | one | everybody | night
 
 
 def measure_one(*, days: int, among: int, repeats: int, workers: int, settings: Settings, tell: Tell) -> dict[str, Any]:
@@ -218,7 +220,7 @@ def _in_world(
         with watched_stack(site) as watched:
             nights = run_night(watched, dates[-1])
             tell(f"undisturbed: {users:,} users, {days} nights in {nights.total:.2f} s")
-            contents = _contents(site.engine)
+            contents = contents_of(site.engine)
             if any(contents["portfolio_days", day][0] != users for day in dates):
                 raise NightshiftError("the undisturbed nights left somebody out: see the quarantine")
             world = _World(watched, dates, nights, contents, tell)
@@ -244,15 +246,6 @@ def _leave_out(engine: Engine, user: int | None) -> None:
     tidy(engine, "portfolio_days, trades, quarantine, runs, batches, run_simulations")
 
 
-def _contents(engine: Engine) -> Contents:
-    contents: Contents = {}
-    with engine.connect() as connection:
-        for table in ("portfolio_days", "trades"):
-            query = f"SELECT day, count(*), sum(hash_record_extended(t, 0)::numeric) FROM {table} t GROUP BY day"  # noqa: S608
-            contents |= {(table, day): (count, hashes) for day, count, hashes in connection.execute(text(query))}
-    return contents
-
-
 def _check_run(done: Reprocess, rows: int) -> None:
     run = done.run
     if run.status != "done":
@@ -267,7 +260,7 @@ def _check_tables(world: _World) -> None:
         quarantined = count_quarantine(session)
     if quarantined:
         raise NightshiftError(f"{quarantined} simulations are still in quarantine")
-    found = _contents(world.engine)
+    found = contents_of(world.engine)
     for table, day in sorted(found.keys() | world.contents.keys()):
         rows, expected = found.get((table, day), (0, Decimal(0))), world.contents.get((table, day), (0, Decimal(0)))
         if rows != expected:

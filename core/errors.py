@@ -33,5 +33,9 @@ class StaleClaimError(NightshiftError):
     """The batch was claimed again, split or cancelled while this worker held it: nothing may be committed."""
 
 
+class NightFirstError(NightshiftError):
+    """A night is waiting: this batch of ad-hoc work is rolled back and comes again later."""
+
+
 class PublishError(NightshiftError):
     """Redis did not confirm the messages: whether they were delivered is unknown. Publishing again is safe."""

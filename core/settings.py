@@ -15,6 +15,8 @@ from core.errors import UsageError
 
 PREFIX = "NIGHTSHIFT_"
 
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -42,6 +44,9 @@ class Settings(BaseSettings):
     )
     clock_offset: timedelta = Field(timedelta(0), description="Added to the wall clock everywhere; the demo uses it.")
     catch_up_days: int = Field(14, ge=1, description="A missing night older than this is marked `missed`.")
+    night_deadline_minutes: float = Field(
+        30.0, gt=0, description="A night that is not done so long after it fell due is late: metrics and alerts say so."
+    )
     tick_seconds: float = Field(5.0, gt=0, description="How often beat sends its tick.")
 
     workers: int = Field(2, ge=1, le=256, description="Pool processes of the simulations worker in `nightshift up`.")
@@ -93,6 +98,28 @@ class Settings(BaseSettings):
     )
     csv_url: str = Field("", description="Where a CSV file of closes is fetched for the source `csv`.")
 
+    notify_urls: SecretStr | None = Field(
+        None,
+        description="Where administrators hear of failed nights and alerts: Apprise URLs (mail, Slack, webhook …), "
+        "separated by commas.",
+    )
+    notify_limit: str = Field("600/minute", description="So many notifications are sent at most, over all.")
+    notify_user_limit: str = Field("20/day", description="So many mails a user gets at most.")
+    notify_attempts: int = Field(12, ge=1, le=100, description="After so many a notification is given up.")
+    notify_retry_seconds: float = Field(
+        30.0, gt=0, le=3600, description="Before the second attempt; each wait is twice the last, up to an hour."
+    )
+    notify_secret: SecretStr | None = Field(
+        None, description="Signs the links in mails to users; without it and `PUBLIC_URL` nobody gets a digest."
+    )
+    public_url: str = Field("", description="Where users reach the status page, e.g. `https://nightshift.example.org`.")
+    smtp_host: str = Field("", description="The server that takes mails to users. Empty: users get none.")
+    smtp_port: Port = Field(587, description="Its port.")
+    smtp_user: str = Field("", description="Empty: without a login.")
+    smtp_password: SecretStr | None = Field(None, description="Never sent without TLS but to this machine.")
+    smtp_tls: Literal["none", "starttls", "tls"] = Field("starttls", description="`tls`: from the first byte on.")
+    smtp_from: str = Field("", description="The sender of mails to users, e.g. `nightshift@example.org`.")
+
     log_format: Literal["auto", "json", "pretty"] = Field(
         "auto", description="`auto`: pretty on a terminal, else JSON."
     )
@@ -110,6 +137,24 @@ class Settings(BaseSettings):
         if not self.soft_time_limit < self.hard_time_limit < self.visibility_timeout:
             raise ValueError("soft_time_limit < hard_time_limit < visibility_timeout must hold")
         return self
+
+    @model_validator(mode="after")
+    def _mail_is_safe(self) -> Self:
+        if self.smtp_host and not self.smtp_from:
+            raise ValueError("smtp_from must be set where smtp_host is")
+        if self.smtp_password is not None and self.smtp_tls == "none" and self.smtp_host not in _THIS_MACHINE:
+            raise ValueError("smtp_password would be readable on its way: set smtp_tls to starttls or tls")
+        return self
+
+    @property
+    def notifies(self) -> bool:
+        """Whether anything is sent to anybody."""
+        return self.notify_urls is not None or bool(self.smtp_host)
+
+    @property
+    def sends_digests(self) -> bool:
+        """Whether users may get a mail every night: they can be reached, and can end it."""
+        return bool(self.smtp_host and self.public_url) and self.notify_secret is not None
 
     def nightshift_home(self) -> Path:
         """The home as an absolute path: child processes may run in another directory."""

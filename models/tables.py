@@ -18,6 +18,7 @@ from models.tables_ingestion import (
     PriceWindow,
 )
 from models.tables_ledger import LeaderboardEntry, PortfolioDay, Simulation, Strategy, Trade, User
+from models.tables_notifications import OutboxMessage, Registration
 from models.tables_prices import CLOSE_KINDS, Asset, Close, ClosesVersion, PriceCorrection, PriceTick
 from models.tables_runs import (
     BATCH_STATUSES,
@@ -27,7 +28,6 @@ from models.tables_runs import (
     RUN_UNFINISHED,
     Batch,
     BeatTick,
-    OutboxMessage,
     PortfolioRevision,
     Quarantine,
     Run,
@@ -66,6 +66,7 @@ __all__ = [
     "PriceTick",
     "PriceWindow",
     "Quarantine",
+    "Registration",
     "Run",
     "RunSimulation",
     "Simulation",

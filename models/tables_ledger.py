@@ -50,7 +50,10 @@ class User(Base):
     """Owns simulations. Batches are ranges of user ids."""
 
     __tablename__ = "users"
-    __table_args__ = (Index("ix_users_id_live", "id", postgresql_where=text("live")),)
+    __table_args__ = (
+        Index("ix_users_id_live", "id", postgresql_where=text("live")),
+        Index("ix_users_id_notify", "id", postgresql_where=text("notify")),
+    )
 
     id: Mapped[Big] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str]

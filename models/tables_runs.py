@@ -1,4 +1,4 @@
-"""The work itself: runs, their batches, what was quarantined, what is to be sent, and when beat was last alive.
+"""The work itself: runs, their batches, what was quarantined, and when beat was last alive.
 
 Runs and batches are the truth about the work and the outbox of its messages: a message carries a batch id only. That a
 day is planned once is a constraint here, not a check in code. `quarantine` names runs, batches, users and simulations
@@ -167,25 +167,11 @@ class Quarantine(Base):
     cleared_at: Mapped[datetime | None]
 
 
-class OutboxMessage(Base):
-    """A notification to be sent. `key` makes writing it idempotent."""
-
-    __tablename__ = "outbox"
-    __table_args__ = (Index("ix_outbox_id_unsent", "id", postgresql_where=text("sent_at IS NULL")),)
-
-    id: Mapped[Big] = mapped_column(Identity(), primary_key=True)
-    kind: Mapped[str]
-    key: Mapped[str] = mapped_column(unique=True)
-    payload: Mapped[Json]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    sent_at: Mapped[datetime | None]
-    attempts: Mapped[Small] = mapped_column(server_default=text("0"))
-    not_before: Mapped[datetime | None]
-    error: Mapped[str | None]
-
-
 class BeatTick(Base):
-    """A schedule's heartbeat: one row for each, overwritten by every run of it."""
+    """A schedule's heartbeat: one row for each, overwritten by every run of it.
+
+    `put_back:lost` and `put_back:abandoned` are the reconciler's: `runs` counts the batches that it ever put back.
+    """
 
     __tablename__ = "beat_ticks"
 

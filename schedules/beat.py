@@ -15,6 +15,7 @@ from core.settings import Settings
 
 TICK = "control.tick"
 ENSURE_PARTITIONS = "maintenance.ensure_partitions"
+DELIVER = "notifications.deliver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,10 @@ class Schedule:
 
 def schedules(settings: Settings) -> tuple[Schedule, ...]:
     """The table. A schedule's name is also its key in `beat_ticks`, where each run of it is recorded."""
-    return (
+    table = (
         Schedule("tick", TICK, Queue.CONTROL, timedelta(seconds=settings.tick_seconds)),
         Schedule("ensure_partitions", ENSURE_PARTITIONS, Queue.MAINTENANCE, timedelta(hours=1)),
     )
+    if not settings.notifies:
+        return table
+    return (*table, Schedule("notifications", DELIVER, Queue.NOTIFICATIONS, timedelta(seconds=10)))

@@ -53,7 +53,7 @@ def reprocess(
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
     json: Json = False,
 ) -> None:
-    """How long it takes to do work again: one simulation over a year, and all users over some days."""
+    """How long work takes that is done again: of one simulation, of all users; and a night that comes meanwhile."""
     from benchmarks.reprocess import measure_reprocess
 
     _measure(measure_reprocess, workers, as_json=json, users=users, days=days, repeats=repeats)

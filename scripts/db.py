@@ -42,6 +42,9 @@ def digest(
     with connected() as servers:
         result = digest_of_day(servers.engine, wanted)
     if json:
-        print_json({"day": result.day, "digest": result.digest, "rows": result.rows})
-    else:
-        print_table(["day", "digest", "rows>"], [[result.day, result.digest, result.rows]])
+        print_json(result)
+        return
+    print_table(["day", "digest", "rows>"], [[result.day, result.digest, result.rows]])
+    if result.reprocessed_by:
+        runs = ", ".join(map(str, result.reprocessed_by))
+        note(f"done again by run {runs}: the night's own run says what it wrote before that")

@@ -18,6 +18,7 @@ from scripts import (
     chaos,
     db,
     demo,
+    notify,
     operate,
     prices,
     prices_decide,
@@ -40,10 +41,12 @@ app = typer.Typer(
 )
 app.add_typer(db.app, name="db", help="The database: its schema and its digest.")
 app.add_typer(prices.app, name="prices", help="What assets cost.")
+app.add_typer(notify.app, name="notifications", help="What people are told, and whether it arrived.")
 app.add_typer(bench.app, name="bench", help="Measure.")
 for command in (
     up.up, demo.demo, seed.seed, run.run, status.status, status.runs, status.batches, status.quarantine,
-    operate.schedule, operate.health, operate.cancel, report.report, chaos.chaos, reprocess.reprocess,
+    operate.schedule, operate.health, operate.cancel, operate.pause, operate.resume, report.report, chaos.chaos,
+    reprocess.reprocess,
 ):  # fmt: skip
     app.command()(command)
 

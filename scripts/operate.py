@@ -1,13 +1,17 @@
-"""`nightshift schedule`, `health`, `cancel`: what operators ask and order."""
+"""`nightshift schedule`, `health`, `cancel`, `pause`, `resume`: what operators ask and order."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scripts.cli import Json, answering_workers, connected, note, print_json, print_table
+from scripts.cli import Json, answering_workers, check_redis, connected, note, print_json, print_table
 from scripts.errors import FAILED, UNREACHABLE
+
+if TYPE_CHECKING:
+    from services.run_control import Replaced
+    from services.runs import RunView
 
 
 def schedule(json: Json = False) -> None:
@@ -56,6 +60,7 @@ def cancel(run: Annotated[int, typer.Argument(help="The run's id.")], json: Json
     from core.clock import utc_now
     from core.database import session_scope
     from services.completion import finish_runs
+    from services.run_control import replaced_by
     from services.runs import cancel_run, run_view
 
     with connected() as servers:
@@ -64,9 +69,59 @@ def cancel(run: Annotated[int, typer.Argument(help="The run's id.")], json: Json
         # Nothing may be left to wait for: then it is over now, and not at beat's next tick.
         finish_runs(servers.engine, now=utc_now())
         with session_scope(servers.engine) as session:
-            view = run_view(session, run, utc_now())
+            view, replaced = run_view(session, run, utc_now()), replaced_by(session, run)
+    if json:
+        print_json(_fields(view) | {"replaced": replaced})
+        return
+    state = "is cancelled" if view.status == "cancelled" else "will end after the batches in work"
+    note(f"run {run} {state}: {view.batches_done} of {view.batches} batches were done")
+    if view.kind == "reprocess":
+        note(_said(replaced) + f" (nightshift batches {run} shows which)")
+
+
+def pause(run: Annotated[int, typer.Argument(help="The run's id.")], json: Json = False) -> None:
+    """Pause a reprocess: batches in work end, no other is begun until it is resumed. Nights cannot be paused."""
+    from core.clock import utc_now
+    from core.database import session_scope
+    from services.run_control import pause_run, replaced_by
+
+    with connected() as servers, session_scope(servers.engine) as session:
+        view = pause_run(session, run, utc_now())
+        replaced = replaced_by(session, run)
+    if json:
+        print_json(_fields(view) | {"replaced": replaced})
+    else:
+        note(f"run {run} is paused: {_said(replaced)}; nightshift resume {run} lets it go on")
+
+
+def resume(run: Annotated[int, typer.Argument(help="The run's id.")], json: Json = False) -> None:
+    """Let a paused reprocess go on."""
+    from core.clock import utc_now
+    from core.database import session_scope
+    from scripts.run import publisher_of
+    from services.relay import publish_planned
+    from services.run_control import resume_run
+
+    with connected() as servers:
+        check_redis(servers.urls.redis_url)
+        with session_scope(servers.engine) as session:
+            view = resume_run(session, run, utc_now())
+        with publisher_of(servers) as publish:
+            in_flight = servers.settings.reprocess_in_flight
+            publish_planned(servers.engine, publish, now=utc_now(), in_flight=in_flight)
     if json:
         print_json(view)
     else:
-        state = "is cancelled" if view.status == "cancelled" else "will end after the batches in work"
-        note(f"run {run} {state}: {view.batches_done} of {view.batches} batches were done")
+        note(f"run {run} goes on: {view.batches_done} of {view.batches} batches were done")
+
+
+def _fields(view: RunView) -> dict[str, Any]:
+    return {name: getattr(view, name) for name in view.__dataclass_fields__}
+
+
+def _said(replaced: Replaced) -> str:
+    parts = [f"{replaced.batches} batches ({replaced.users:,} users) have their new days"]
+    if replaced.batches_in_work:
+        parts.append(f"{replaced.batches_in_work} ({replaced.users_in_work:,} users) are in work")
+    parts.append(f"{replaced.batches_left} ({replaced.users_left:,} users) keep their old ones")
+    return ", ".join(parts)

@@ -145,7 +145,8 @@ def _publish(servers: Servers, ids: Sequence[int], *, wait: bool, new: bool) -> 
     from services.relay import publish_planned
 
     with publisher_of(servers) as publish, _workers(servers, wanted=wait):
-        count = publish_planned(servers.engine, publish, now=utc_now())
+        in_flight = servers.settings.reprocess_in_flight
+        count = publish_planned(servers.engine, publish, now=utc_now(), in_flight=in_flight)
         verb = "planned" if new else "found unfinished"
         note(f"{verb} {len(ids)} run{'s' if len(ids) > 1 else ''} ({_ids(ids)}), published {count} batches")
         if wait:
@@ -194,7 +195,7 @@ def _look_after(servers: Servers, publish: Publisher, now: datetime) -> None:
 
     reconcile(servers.engine, now=now, settings=servers.settings)
     finish_runs(servers.engine, now=now)
-    publish_planned(servers.engine, publish, now=now)
+    publish_planned(servers.engine, publish, now=now, in_flight=servers.settings.reprocess_in_flight)
 
 
 def _tell(servers: Servers, target: date, ids: Sequence[int], *, waited: bool, json: bool) -> None:

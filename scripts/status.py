@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scripts.changes import SHOWN, ChangeOptions, show_changes
 from scripts.cli import Json, answering_workers, cell, check_redis, connected, console, print_json, print_table
 
 if TYPE_CHECKING:
@@ -85,8 +86,23 @@ def _source(source: WindowState) -> str:
     return f"{source.source} · newest window {cell(source.newest_done)}" + (f" · {waiting}" if waiting else "")
 
 
-def runs(run: Annotated[int | None, typer.Argument(help="One run, in full.")] = None, json: Json = False) -> None:
-    """The newest runs, or one of them."""
+def runs(
+    run: Annotated[int | None, typer.Argument(help="One run, in full.")] = None,
+    changes: Annotated[bool, typer.Option("--changes", help="What a reprocess changed, and by how much.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help=f"The largest so many changes; {SHOWN}.")] = None,
+    csv: Annotated[str | None, typer.Option(metavar="FILE", help="All changes as CSV; - for stdout.")] = None,
+    json: Json = False,
+) -> None:
+    """The newest runs, or one of them, or what that one changed."""
+    options = ChangeOptions(changes, limit, csv, json)
+    options.check(run)
+    if run is not None and changes:
+        show_changes(run, options)
+        return
+    _show_runs(run, json=json)
+
+
+def _show_runs(run: int | None, *, json: bool) -> None:
     from core.clock import utc_now
     from core.database import session_scope
     from services.runs import list_runs, run_view

@@ -27,7 +27,6 @@ from models.portfolio_frame import Frame
 from models.portfolio_rows import encode_portfolio_days, encode_trades
 from services.locks import Connection
 from services.portfolio_io import (
-    Timed,
     place_latest,
     place_states_of,
     read_frame,
@@ -36,6 +35,7 @@ from services.portfolio_io import (
     write_trades,
 )
 from services.replacing import Scope, take_back
+from services.revisions import Trail, write_revisions
 
 LEADERBOARD_SIZE = 100
 _MALFORMED_ROW = "the row's arrays are malformed, or its positions are not in the simulation's assets"
@@ -55,7 +55,10 @@ class SimulationFault:
 
 @dataclass(slots=True)
 class Totals:
-    """What a batch did. Sums of money are Python integers: those of a run need not fit 64 bits."""
+    """What a batch did. Sums of money are Python integers: those of a run need not fit 64 bits.
+
+    `trail`: of a scoped run, what it takes back and writes.
+    """
 
     simulations: int = 0
     rows: int = 0
@@ -66,6 +69,7 @@ class Totals:
     top: list[tuple[int, int, int, int]] = field(default_factory=list)
     faults: list[SimulationFault] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    trail: Trail | None = None
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -95,6 +99,7 @@ def advance_users(
     work: BatchWork,
     market_of: Callable[[tuple[int, int]], Market],
     make_partitions: Callable[[date, date], None],
+    between_days: Callable[[], None] = lambda: None,
 ) -> Totals:
     """Advance the users and write what became of them.
 
@@ -104,43 +109,50 @@ def advance_users(
         market_of: the market of a range of day numbers.
         make_partitions: makes sure of the partitions of a range of days, in a transaction of its own; called where
             simulations reach back before the run's days, for which planning has made them.
+        between_days: called before each day, and while days are taken back; what it raises ends the work.
     """
     totals = Totals()
-    frame, until = _read(connection, work, totals.timed)
+    frame, until = _read(connection, work, totals, between_days)
     last = day_number(work.last_day) if until is None else int(until.max(initial=day_number(work.last_day)))
     totals.faults += [
         SimulationFault(user, simulation, work.last_day, Reason.MALFORMED, 0, _MALFORMED_ROW)
         for user, simulation in frame.unreadable
     ]
     begins = int(frame.state_day.min(initial=last)) + 1
-    if begins > last:
-        return totals
-    if begins < day_number(work.first_day):
-        make_partitions(day_from_number(begins), work.first_day)
-    with totals.timed("market"):
-        market = market_of((begins, last))
-    _advance_days(connection, frame, market, (begins, last), totals, until)
+    if begins <= last:
+        if begins < day_number(work.first_day):
+            make_partitions(day_from_number(begins), work.first_day)
+        with totals.timed("market"):
+            # From the run's first day on, also for who begins later: so all batches of a run share one.
+            market = market_of((min(begins, day_number(work.first_day)), last))
+        _advance_days(connection, frame, market, (begins, last), totals, until, between_days)
+    if work.scope is not None and totals.trail is not None:
+        with totals.timed("write"):
+            write_revisions(connection, work.scope.run, totals.trail.revisions())
     return totals
 
 
-def _read(connection: Connection, work: BatchWork, timed: Timed) -> tuple[Frame, NDArray[np.int32] | None]:
+def _read(
+    connection: Connection, work: BatchWork, totals: Totals, between_days: Callable[[], None]
+) -> tuple[Frame, NDArray[np.int32] | None]:
     """What to start from, and the day number through which to bring each; None: all of them to the last day."""
     if work.scope is not None:
-        return take_back(connection, work.scope, work.last_day, timed)
+        frame, until, totals.trail = take_back(connection, work.scope, work.last_day, totals.timed, between_days)
+        return frame, until
     before = day_from_number(day_number(work.first_day) - 1)
-    frame = read_frame(connection, work.users, before, work.last_day, timed)
-    with timed("read"):
+    frame = read_frame(connection, work.users, before, work.last_day, totals.timed)
+    with totals.timed("read"):
         # First of all: to look for the newest row of somebody who is left out takes longer with every night.
         _leave_out_quarantined(connection, frame, work.users)
         started = simulations_with_rows(connection, work.users, (work.first_day, work.last_day))
     if len(started):
         # Most of them were brought up to the last day by somebody else, and one read finds them all.
-        place_states_of(connection, frame, work.users, work.last_day, timed)
+        place_states_of(connection, frame, work.users, work.last_day, totals.timed)
     begun_before = frame.simulations.start_day < day_number(work.first_day)
     elsewhere = (frame.state_day < day_number(before)) & begun_before
     elsewhere |= np.isin(frame.simulations.simulation_id, started) & (frame.state_day < day_number(work.last_day))
     if elsewhere.any():
-        with timed("read"):
+        with totals.timed("read"):
             place_latest(connection, frame, elsewhere, work.last_day)
     return frame, None
 
@@ -167,6 +179,7 @@ def _advance_days(
     days: tuple[int, int],
     totals: Totals,
     until: NDArray[np.int32] | None,
+    between_days: Callable[[], None],
 ) -> None:
     simulations, state, at = frame.simulations, frame.state, frame.state_day.copy()
     alive = np.ones(len(simulations), dtype=np.bool_)
@@ -176,6 +189,7 @@ def _advance_days(
         rows = np.flatnonzero(due if until is None else due & (day <= until))
         if len(rows) == 0:
             continue
+        between_days()
         everyone = len(rows) == len(simulations)
         today = simulations if everyone else simulations.take(rows)
         with totals.timed("compute"):
@@ -207,6 +221,8 @@ def _write_day(connection: Connection, simulations: Simulations, result: DayResu
     with totals.timed("write"):
         if len(done):
             write_portfolio_days(connection, day, rows)
+            if totals.trail is not None:
+                totals.trail.wrote(day, done.simulation_id, state.equity)
         if len(result.trades):
             write_trades(connection, day, trades)
     totals.rows += len(done)

@@ -19,18 +19,19 @@ from psycopg.rows import class_row
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
-from core.errors import StaleClaimError
+from core.errors import NightFirstError, PublishError, StaleClaimError
 from core.log import get_logger, log_context, mask_secrets
 from core.settings import Settings
 from models.partitions import ensure_day_partitions, ensure_month_partitions
 from services.advance import BatchWork, Totals, advance_users
 from services.completion import finish_runs, may_end
+from services.giving_way import GiveWay
 from services.locks import Connection, lock_granules, lock_granules_of_run, try_lock_batch, unlock_batch
 from services.market_data import MarketCache
 from services.poison import REASON_ERROR, REASON_WORKER_LOST, Suspect, allowed_attempts, divide
 from services.publishing import Publisher
 from services.quarantine import quarantine
-from services.relay import publish_planned
+from services.relay import publish_adhoc, publish_planned
 from services.replacing import Scope, clear_for_prices
 from services.retry import Decision, Retry, decide_retry
 from services.sessions import leased_session, usable_session
@@ -55,13 +56,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BatchOutcome:
-    """The outcome, and what was written if it is DONE."""
+    """The outcome, and what was written if it is DONE; `commit_seconds`: how long that took to be committed."""
 
     outcome: Outcome
     users: int = 0
     rows: int = 0
     trades: int = 0
     quarantined: int = 0
+    commit_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +118,17 @@ class BatchWorker:
             over = connection.closed or may_end(connection, claim.run_id)
         ended = finish_runs(self.engine, now=self.clock()) if over else []
         if ended or outcome.outcome is Outcome.DIVIDED:
-            publish_planned(self.engine, self.publish, now=self.clock())
+            publish_planned(self.engine, self.publish, now=self.clock(), in_flight=self.settings.reprocess_in_flight)
+        elif claim.kind != "nightly":
+            self._publish_next()
         return outcome
+
+    def _publish_next(self) -> None:
+        """A batch of ad-hoc work that has ended makes room for another."""
+        try:
+            publish_adhoc(self.engine, self.publish, now=self.clock(), in_flight=self.settings.reprocess_in_flight)
+        except PublishError as error:
+            log.warning("nothing was published: the next tick does it", error=str(error))
 
     def _attempt(self, connection: Connection, claim: Claim) -> BatchOutcome:
         started = time.perf_counter()
@@ -134,7 +145,8 @@ class BatchWorker:
             "batch done", day=claim.day, users=claim.users, rows=totals.rows, trades=totals.trades,
             quarantined=len(totals.faults), seconds=round(time.perf_counter() - started, 4), stages=stages,
         )  # fmt: skip
-        return BatchOutcome(Outcome.DONE, claim.users, totals.rows, totals.trades, len(totals.faults))
+        faults = len(totals.faults)
+        return BatchOutcome(Outcome.DONE, claim.users, totals.rows, totals.trades, faults, totals.seconds["commit"])
 
     def _work(self, connection: Connection, claim: Claim) -> Totals:
         users = (claim.user_lo, claim.user_hi)
@@ -150,6 +162,7 @@ class BatchWorker:
                 BatchWork(users, claim.first_day, claim.day, scope),
                 lambda days: self.markets.get(connection, claim.run_id, days),
                 self._make_partitions,
+                (lambda: None) if scope is None else GiveWay(connection),
             )
             quarantine(connection, totals.faults, run_id=claim.run_id, batch_id=claim.id, now=self.clock())
             _complete(connection, claim, totals, self.clock())
@@ -167,7 +180,9 @@ class BatchWorker:
     def _recover(self, connection: Connection, claim: Claim, error: BaseException) -> BatchOutcome:
         retry = decide_retry(error, claim.attempts)
         detail = mask_secrets(f"{type(error).__name__}: {error}".strip().splitlines()[0])[:_MAX_DETAIL]
-        if isinstance(error, Exception):
+        if isinstance(error, NightFirstError):
+            log.info("batch given back: a night is waiting")
+        elif isinstance(error, Exception):
             log.error("batch attempt failed", decision=retry.decision, error=detail, exc_info=error)
         else:
             log.warning("batch given back: told to stop")
@@ -192,7 +207,7 @@ class BatchWorker:
         values = {
             "status": "failed" if failed else "planned",
             "error": detail,
-            "not_before": self.clock() + delay,
+            "not_before": self.clock() + delay if delay else None,
             "finished_at": self.clock() if failed else None,
             "refund": 1 if retry.decision is Decision.RETRY else 0,
             "id": claim.id,
@@ -222,7 +237,7 @@ WITH hurry AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)
     SELECT b.id, b.attempts >= CASE WHEN b.parent_id IS NULL OR b.users = 1 THEN %(allowed)s ELSE 1 END AS exhausted
     FROM hurry CROSS JOIN batches b JOIN runs r ON r.id = b.run_id
     WHERE b.id = %(id)s AND b.status IN ('planned', 'queued', 'running')
-      AND r.status = 'running' AND NOT r.cancel_requested
+      AND r.status = 'running' AND NOT r.cancel_requested AND NOT r.paused
     FOR UPDATE OF b
 )
 UPDATE batches b

@@ -16,8 +16,9 @@ from sqlalchemy.orm import Session
 
 from core.database import session_scope
 from core.log import get_logger
-from services.advance import LEADERBOARD_SIZE
+from services.leaderboards import board_of_night, boards_of_reprocess
 from services.locks import Connection
+from services.notify_digests import plan_digests
 
 log = get_logger(__name__)
 
@@ -59,6 +60,7 @@ _FINISH = text(
     RETURNING runs.*
     """
 )
+_CHANGED = text("SELECT count(*) FROM portfolio_revisions WHERE run_id = :run")
 
 
 # One look for a worker that has committed a batch, instead of the three transactions of `finish_runs`: a night has
@@ -92,41 +94,18 @@ def finish_runs(engine: Engine, *, now: datetime) -> list[int]:
                 continue
             _write_leaderboard(session, run)
             _notify(session, run)
+            plan_digests(session, run_id)
         finished.append(run_id)
         log.info("run finished", run=run_id, day=run.day, status=run.status, rows=run.rows, trades=run.trades)
     return finished
 
 
 def _write_leaderboard(session: Session, run: Row[Any]) -> None:
-    if run.kind != "nightly" or run.status != "done":
-        return
-    entries = [
-        tuple(entry)
-        for top in session.execute(
-            text("SELECT top FROM batches WHERE run_id = :run AND top IS NOT NULL"), {"run": run.id}
-        ).scalars()
-        for entry in top
-    ]
-    best = sorted(entries, key=lambda entry: (-entry[3], entry[1]))[:LEADERBOARD_SIZE]
-    session.execute(text("DELETE FROM leaderboard_entries WHERE day = :day"), {"day": run.day})
-    if best:
-        session.execute(
-            text(
-                "INSERT INTO leaderboard_entries (day, rank, user_id, simulation_id, equity, return_ppm)"
-                " VALUES (:day, :rank, :user, :simulation, :equity, :return_ppm)"
-            ),
-            [
-                {
-                    "day": run.day,
-                    "rank": rank,
-                    "user": user,
-                    "simulation": simulation,
-                    "equity": equity,
-                    "return_ppm": ppm,
-                }
-                for rank, (user, simulation, equity, ppm) in enumerate(best, start=1)
-            ],
-        )
+    if run.kind == "reprocess":
+        # Whatever became of the run: the batches that are done have changed what they have changed.
+        boards_of_reprocess(session, run.id)
+    elif run.status == "done":
+        board_of_night(session, run)
 
 
 def _notify(session: Session, run: Row[Any]) -> None:
@@ -134,6 +113,8 @@ def _notify(session: Session, run: Row[Any]) -> None:
     if run.status == "done" and not run.quarantined:
         return
     payload = {"run": run.id, "day": str(run.day), "status": run.status, "quarantined": int(run.quarantined)}
+    if run.kind == "reprocess":
+        payload["changed"] = session.execute(_CHANGED, {"run": run.id}).scalar_one()
     session.execute(
         text("INSERT INTO outbox (kind, key, payload) VALUES (:kind, :key, :payload) ON CONFLICT (key) DO NOTHING"),
         {"kind": "run_finished", "key": f"run:{run.id}:{run.status}", "payload": json.dumps(payload)},

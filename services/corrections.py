@@ -8,8 +8,14 @@ A change before a simulation's start counts as well, as far back as signals look
 The change, its record in `price_corrections`, the run and its scope are one transaction. It holds the planning lock
 from when it looks which nights there are until it ends, so that no night is planned in between that would load the old
 close and be taken for one that loads the new. Whoever changes closes locks them first and then this, never the other
-way round. One case is left out: a backdated simulation that is added after the run was planned, and brought up by a
-night that was then under way with the old close.
+way round.
+
+That transaction also raises the version of the closes, by which workers know that the market they keep is old
+(services.market_data). What counts is any change of a day that a night has come to or is planned for, whether or not
+somebody has to be done again for it: of a simulation that is added later, nobody else would tell. A close of a later
+day counts nothing: no run that has loaded a market looks so far. So the ticks of today, which come every five minutes,
+leave every market as it is. One case is left out: a backdated simulation that is added while this transaction looks
+for those to be done again, and is brought up before it ends.
 """
 
 from __future__ import annotations
@@ -147,6 +153,7 @@ def plan_changes(session: Session, recorded: Recorded, request: Request, setting
     used = session.execute(_USED, {"newest": newest}).one()
     run = None
     if used.closes and newest is not None:
+        session.execute(_NEXT_VERSION)
         symbols = list(session.execute(_SYMBOLS, {"newest": newest, "limit": _SHOWN_SYMBOLS}).scalars())
         scope = {"closes": used.closes, "assets": symbols, "from": str(used.first)}
         run = begin_scoped_run(session, newest, scope, request, settings)
@@ -213,6 +220,7 @@ _USED = text(
     FROM pg_temp.close_changes WHERE day <= :newest
     """
 )
+_NEXT_VERSION = text("UPDATE closes_version SET version = version + 1")
 _SYMBOLS = text(
     """
     SELECT symbol FROM assets WHERE id IN (SELECT asset_id FROM pg_temp.close_changes WHERE day <= :newest)

@@ -1,8 +1,12 @@
-"""The digest of a day, recomputed from the table: what `runs.digest` must equal."""
+"""The digest of a day, recomputed from the table.
+
+It is what `runs.digest` of the day's night says, unless the day was done again: a run tells what it wrote then, and is
+not rewritten. So the digest comes with the runs that have done the day again since.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
 import numpy as np
@@ -27,15 +31,32 @@ _COLUMNS = (
     Column("cost_basis", INT8, is_array=True),
 )
 _CHUNK_ROWS = 50_000
+# A run goes through its day or, where a night was under way, through that of the night.
+_REPROCESSED_BY = text(
+    """
+    SELECT r.id FROM runs r
+    WHERE r.kind = 'reprocess' AND r.first_day <= :day
+      AND EXISTS (SELECT FROM batches b WHERE b.run_id = r.id AND b.status = 'done')
+      AND (r.day >= :day OR r.finished_at IS NULL OR r.finished_at >= (
+          SELECT min(n.started_at) FROM runs n WHERE n.kind = 'nightly' AND n.day >= :day
+      ))
+    ORDER BY r.id
+    """
+)
 
 
 @dataclass(frozen=True, slots=True)
 class DayDigest:
-    """A day's rows and their digest, 16 hexadecimal digits."""
+    """A day's rows and their digest, 16 hexadecimal digits.
+
+    `reprocessed_by`: the runs that may have replaced rows of the day since its night began, in order. They are how the
+    rows came about, and no part of what is compared.
+    """
 
     day: date
     digest: str
     rows: int
+    reprocessed_by: tuple[int, ...] = field(default=(), compare=False)
 
 
 def digest_of_day(engine: Engine, day: date | None = None) -> DayDigest:
@@ -54,7 +75,8 @@ def digest_of_day(engine: Engine, day: date | None = None) -> DayDigest:
         while True:
             part, count, after = _digest_chunk(raw, day, after)
             if count == 0:
-                return DayDigest(day, f"{digest:016x}", rows)
+                again = connection.execute(_REPROCESSED_BY, {"day": day}).scalars()
+                return DayDigest(day, f"{digest:016x}", rows, tuple(again))
             digest, rows = combine_digests(digest, part), rows + count
 
 

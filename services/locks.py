@@ -2,9 +2,9 @@
 
 - A **batch** lock is held by a session: it is the lease of whoever works on the batch. It is taken before the attempt
   is counted, survives the claim's commit, and dies with the worker's connection.
-- A **granule** lock covers 1,024 users within one transaction. Nightly batches of different users share granules and
+- A **granule** lock covers 256 users within one transaction. Nightly batches of different users share granules and
   must not wait for each other, so they lock in shared mode; whoever replaces days locks exclusively.
-- The **planning**, **tick** and **prices** locks make those single-file.
+- The **planning**, **tick**, **prices** and **relay** locks make those single-file; the last one for ad-hoc work alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ _BATCH, _GRANULE, _SINGLE = (purpose << _PURPOSE for purpose in (1, 2, 3))
 PLANNING_LOCK = _SINGLE | 1
 TICK_LOCK = _SINGLE | 2
 PRICES_LOCK = _SINGLE | 3
-GRANULE_USERS = 1024
+RELAY_LOCK = _SINGLE | 4
+LEADERBOARD_LOCK = _SINGLE | 5
+GRANULE_USERS = 256
 
 Connection = psycopg.Connection[tuple[object, ...]]
 

@@ -1,4 +1,10 @@
-"""The market matrix from the table of closes: everything that a night of these days can see, and no more."""
+"""The market matrix from the table of closes: everything that a night of these days can see, and no more.
+
+Guarantee: a batch goes by closes that are at least as new as the moment at which it holds its granules. Whoever changes
+a close of a day that a night has come to raises the version of the closes in the same transaction
+(services.corrections), and a batch asks for it here, behind its locks. What is kept under a version may hold later
+closes than it says, never earlier ones: the version is read first.
+"""
 
 from __future__ import annotations
 
@@ -52,18 +58,34 @@ def load_market(
     return Market.from_closes(asset_ids, (first, last), (asset[order], day[order], close[order]), max_stale_days)
 
 
+_VERSION = "SELECT version FROM closes_version"
+
+
+def closes_version(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+    """How often closes have changed of days that a night has come to. One round trip."""
+    row = connection.execute(_VERSION).fetchone()
+    assert row is not None  # noqa: S101 - the migration made the row
+    return int(str(row[0]))
+
+
 class MarketCache:
     """The markets of the last runs of this process: all batches of a run share one, and no run sees another's."""
 
-    def __init__(self, max_stale_days: int, size: int = 2) -> None:
+    def __init__(self, max_stale_days: int, size: int = 3) -> None:
         self._max_stale_days = max_stale_days
         self._size = size
-        self._markets: OrderedDict[tuple[int, int, int], Market] = OrderedDict()
+        self._markets: OrderedDict[tuple[int, int, int, int], Market] = OrderedDict()
 
     def get(self, connection: psycopg.Connection[tuple[object, ...]], run_id: int, days: tuple[int, int]) -> Market:
-        """The market of these day numbers as this run first saw it."""
-        key = (run_id, *days)
+        """The market of these day numbers for a run, with the closes of now.
+
+        The connection is in the batch's transaction, and holds the granules of its users.
+        """
+        key = (run_id, *days, closes_version(connection))
         if key not in self._markets:
+            # Nobody asks for the closes of an earlier version again.
+            for old in [old for old in self._markets if old[:3] == key[:3]]:
+                del self._markets[old]
             self._markets[key] = load_market(connection, days, self._max_stale_days)
             while len(self._markets) > self._size:
                 self._markets.popitem(last=False)

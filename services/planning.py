@@ -226,6 +226,16 @@ def batch_size(limit: int, *, users: int, simulations: int) -> int:
     return max(1, min(limit, enough) // each)
 
 
+def reprocess_batch_users(days: int) -> int:
+    """How many users go into a batch of work that is done again over so many days: at least one.
+
+    A day costs about as much for a few users as for hundreds, so they are not few; nor so many that other requests wait
+    for seconds. A night does not wait for it (services.giving_way).
+    """
+    return max(1, _REPROCESS_USER_DAYS // max(1, days))
+
+
+_REPROCESS_USER_DAYS = 150_000
 _ENOUGH_BATCHES = 12  # two, three, four or six workers have equally many
 _SMALL_BATCH = 2500  # below that, what a batch costs by itself is felt
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
 
 from core.database import session_scope
 from core.log import get_logger
@@ -50,6 +51,13 @@ _LOST = text(
     RETURNING b.id
     """
 )
+# Beside the heartbeats of the schedules, and in the transaction that puts back: so the count is exact.
+_COUNT = text(
+    "INSERT INTO beat_ticks (name, last_run_at, runs) VALUES (:name, :now, :batches)"
+    " ON CONFLICT (name) DO UPDATE SET last_run_at = :now, runs = beat_ticks.runs + :batches"
+)
+_COUNTED = text("SELECT name, runs FROM beat_ticks WHERE name = ANY(:names)")
+_PUT_BACK = {"abandoned": "put_back:abandoned", "lost": "put_back:lost"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,15 @@ def reconcile(engine: Engine, *, now: datetime, settings: Settings) -> Reconcile
     with session_scope(engine) as session:
         abandoned = list(session.execute(_ABANDONED, {"now": now, "grace": _GRACE}).scalars())
         lost = list(session.execute(_LOST, {"now": now, "overdue": settings.overdue_seconds}).scalars())
+        for cause, batches in (("abandoned", abandoned), ("lost", lost)):
+            if batches:
+                session.execute(_COUNT, {"name": _PUT_BACK[cause], "now": now, "batches": len(batches)})
     if abandoned or lost:
         log.warning("batches put back", abandoned=abandoned[:20], lost=len(lost))
     return ReconcileResult(len(abandoned), len(lost))
+
+
+def put_back(session: Session) -> dict[str, int]:
+    """How many batches were ever put back, by cause: `abandoned`, `lost`."""
+    counted = {row.name: row.runs for row in session.execute(_COUNTED, {"names": list(_PUT_BACK.values())})}
+    return {cause: counted.get(name, 0) for cause, name in _PUT_BACK.items()}

@@ -3,27 +3,29 @@
 A batch of a scoped run deletes what its simulations have from their first day on, and starts from the close before it.
 A run is scoped if `run_simulations` names its simulations; nobody between them is read, locked or touched.
 
-In whatever order things happen, the days come out right:
+In whatever order things happen, the days come out right. The batch holds the granules of its users alone; batches of
+nights share them, and both until they commit. So of any two batches of a user, one comes wholly before the other:
 
-- The batch holds the granules of its users alone; batches of nights share them. So a night's batch comes wholly before
-  it or wholly after it.
 - **A night's batch before it**: the night went on from a state that is about to be replaced. Each simulation is brought
-  through its own newest day, found under the lock, so the days of that night are replaced as well. A simulation that
-  such a night has not reached ends at the run's day, and the night does the rest: it reports what it wrote.
-- **A night's batch after it** reads the new state.
-- **A night that loaded its market before a close was corrected** still goes by the old close. The relay starts no
-  scoped run while a night is running, nor before the nights through the run's day have ended; a night that starts with
-  it or later loads what was committed by then (services.relay).
-- **Two corrections**: a run that is running loaded its market before the second one, whose run waits for its end.
-- **Quarantine**: whether prices suffice is found out anew, under the lock, so that an entry which a night made with the
-  old market is taken back too. Whoever is in quarantine for another reason has the days that he has replaced, and no
+  through the newest night, found under the lock, so the days of that night are replaced as well.
+- **A night's batch after it** reads the new state. A simulation is not brought past the day before a night whose batch
+  is still to come: the night does its days itself, and reports them.
+- **A close was corrected meanwhile.** Whoever works asks behind his locks for the version of the closes, which the
+  correction raises as it commits (services.market_data). A batch that reads the old version, of a night or of another
+  correction, holds its granules from before that commit until its own; batches of this correction are published after
+  that commit, so they come after it and replace what it wrote. One that reads the new version goes by the new closes.
+- **Two corrections of a simulation**: whichever of their batches comes last goes by the closes of both, as both have
+  committed by then, and starts from a day that no other close has changed, or that the other has done by both.
+- **Quarantine**: whether prices suffice is found out anew, under the lock, so that an entry which a night made by the
+  old closes is taken back too. Whoever is in quarantine for another reason has the days that he has replaced, and no
   more. A whole user in quarantine breaks batches and is left out; `retry_quarantined` owes him the days.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +45,10 @@ from models.portfolio_frame import (
 from services.copying import copy_out
 from services.locks import Connection
 from services.portfolio_io import GATHER_BY_HASH, Timed
+from services.revisions import Trail, take_days
 
+# Takes some hundredths of a second.
+_ROWS_AT_ONCE = 10_000
 _OF_PRICES = (Reason.NO_CLOSE, Reason.OVERFLOW)
 
 
@@ -79,19 +84,24 @@ def clear_for_prices(connection: Connection, scope: Scope, now: datetime) -> Non
     connection.execute(_CLEAR % scope.sql(), {"now": now, "reasons": [str(reason) for reason in _OF_PRICES]})
 
 
-def take_back(connection: Connection, scope: Scope, last_day: date, timed: Timed) -> tuple[Frame, NDArray[np.int32]]:
+def take_back(
+    connection: Connection, scope: Scope, last_day: date, timed: Timed, between_days: Callable[[], None]
+) -> tuple[Frame, NDArray[np.int32], Trail]:
     """Delete the days of the scope from each simulation's first day on, and read what to start from.
 
-    The users' granules must be locked exclusively, until the transaction ends.
+    The users' granules must be locked exclusively, until the transaction ends. `between_days` is called now and then
+    while days are deleted.
 
     Returns:
-        The simulations at their state before, and int32 (n,), the day number through which to bring each: `last_day`,
-        or its newest day if that is later.
+        The simulations at their state before, and int32 (n,), the day number through which to bring each: that of the
+        newest night, `last_day` at least, but no further than nights still to come leave to it, or its newest day if
+        that is later; and the trail, which knows the deleted days.
     """
     with timed("read"):
         connection.execute(GATHER_BY_HASH)
         spans = _spans(connection, scope, last_day)
     frame = _at_start(connection, scope, spans, timed)
+    trail = Trail(spans.users, spans.simulations)
     if len(spans.simulations):
         with timed("read"):
             messages = [copy_out(connection, query) for query in _state_queries(scope, frame, spans)]
@@ -100,8 +110,8 @@ def take_back(connection: Connection, scope: Scope, last_day: date, timed: Timed
                 place_states(frame, read_groups(rows, STATE_COLUMNS, keys=1))
         _place_older(connection, frame, spans, timed)
         with timed("write"):
-            _delete(connection, scope, spans)
-    return frame, spans.until[spans.at(frame.simulations.simulation_id)]
+            _delete(connection, scope, spans, trail, between_days)
+    return frame, spans.until[spans.at(frame.simulations.simulation_id)], trail
 
 
 def _at_start(connection: Connection, scope: Scope, spans: _Spans, timed: Timed) -> Frame:
@@ -124,25 +134,44 @@ def _spans(connection: Connection, scope: Scope, last_day: date) -> _Spans:
     """The simulations of the scope that are to be done again; those of whole users in quarantine are left out."""
     rows = connection.execute(_SPANS % scope.sql()).fetchall()
     users, simulations, first, out = np.array(rows, dtype=np.int64).reshape(-1, 4).T
-    until = np.full(len(rows), day_number(last_day), dtype=np.int32)
+    until, newest = _through(connection, scope, users, last_day)
     spans = _Spans(users, simulations, first.astype(np.int32), until)
-    later = connection.execute(_LATER % (scope.sql(), *scope.users, last_day + timedelta(days=1))).fetchall()
-    if later:
-        ids, days = np.array(later, dtype=np.int64).T
+    if len(until) and until.min() < newest:
+        since = day_from_number(int(until.min()) + 1)
+        later = connection.execute(_LATER % (scope.sql(), *scope.users, since)).fetchall()
+        ids, days = np.array(later, dtype=np.int64).reshape(-1, 2).T
         known = np.isin(ids, simulations)
-        until[spans.at(ids[known])] = days[known]
-    return _through_their_own(connection, spans, out != 0) if out.any() else spans
+        places = spans.at(ids[known])
+        until[places] = np.maximum(until[places], days[known])
+    if out.any():
+        _through_their_own(connection, spans, out != 0)
+    kept = until >= spans.first
+    return spans if kept.all() else _Spans(users[kept], simulations[kept], spans.first[kept], until[kept])
 
 
-def _through_their_own(connection: Connection, spans: _Spans, out: NDArray[np.bool_]) -> _Spans:
-    """The same, but of those who are `out` only the days that they have; who has none to be replaced is left out."""
+def _through(
+    connection: Connection, scope: Scope, users: NDArray[np.int64], last_day: date
+) -> tuple[NDArray[np.int32], int]:
+    """int32 (n,), how far nights leave it to us to bring the simulations of these users; and the newest night's day.
+
+    A night's batch that is not done is still to come, all of it: it would hold the granules that we hold.
+    """
+    rows = np.array(connection.execute(_NIGHTS % scope.users).fetchall(), dtype=np.int64)
+    newest = max(int(rows[0, 0]), day_number(last_day))
+    until = np.full(len(users), newest, dtype=np.int32)
+    for _, lo, hi, begins in rows[rows[:, 3] >= 0].tolist():
+        among = (users >= lo) & (users < hi)
+        until[among] = np.minimum(until[among], begins - 1)
+    return until, newest
+
+
+def _through_their_own(connection: Connection, spans: _Spans, out: NDArray[np.bool_]) -> None:
+    """Set `until` of those who are `out` to the newest day that they have; of who has none to be replaced, to -1."""
     since = day_from_number(int(spans.first[out].min()))
     values = (spans.users[out].tolist(), spans.simulations[out].tolist(), since)
     newest = np.array(connection.execute(_NEWEST, values).fetchall(), dtype=np.int64).reshape(-1, 2).T
     spans.until[out] = -1
     spans.until[spans.at(newest[0])] = newest[1]
-    kept = spans.until >= spans.first
-    return _Spans(spans.users[kept], spans.simulations[kept], spans.first[kept], spans.until[kept])
 
 
 def _state_queries(scope: Scope, frame: Frame, spans: _Spans) -> list[str]:
@@ -179,10 +208,17 @@ def _place_older(connection: Connection, frame: Frame, spans: _Spans, timed: Tim
         place_states(frame, read_groups(messages, STATE_COLUMNS, keys=1))
 
 
-def _delete(connection: Connection, scope: Scope, spans: _Spans) -> None:
-    first, last = day_from_number(int(spans.first.min())), day_from_number(int(spans.until.max()))
-    for table in ("portfolio_days", "trades"):
-        connection.execute(_DELETE % (table, scope.sql(), *scope.users, first, last))
+def _delete(
+    connection: Connection, scope: Scope, spans: _Spans, trail: Trail, between_days: Callable[[], None]
+) -> None:
+    first, last = int(spans.first.min()), int(spans.until.max())
+    some = max(_ROWS_AT_ONCE // len(spans.simulations), 1)
+    for begin in range(first, last + 1, some):
+        days = day_from_number(begin), day_from_number(min(begin + some - 1, last))
+        take_days(connection, _DELETE % ("portfolio_days", scope.sql(), *scope.users, *days), trail)
+        between_days()
+    days = day_from_number(first), day_from_number(last)
+    connection.execute(_DELETE % ("trades", scope.sql(), *scope.users, *days))
 
 
 # With the days and users in the text, the planner leaves other partitions alone, and chooses by how many the scope has.
@@ -196,6 +232,17 @@ WHERE %s AND NOT EXISTS (
     SELECT FROM quarantine q WHERE q.user_id = k.user_id AND q.simulation_id IS NULL AND q.cleared_at IS NULL
 )
 ORDER BY k.simulation_id
+"""  # noqa: S608 (a constant)
+# One look, so that no night is planned between its parts. Without a night to come, the other columns are -1.
+_NIGHTS = f"""
+SELECT coalesce(newest - DATE '{EPOCH}', -1), coalesce(user_lo, -1), coalesce(user_hi, -1),
+    coalesce(first_day - DATE '{EPOCH}', -1)
+FROM (SELECT max(day) AS newest FROM runs WHERE kind = 'nightly' AND status <> 'missed') AS nights
+LEFT JOIN (
+    SELECT b.user_lo, b.user_hi, r.first_day FROM runs r JOIN batches b ON b.run_id = r.id
+    WHERE r.kind = 'nightly' AND r.status IN ('planned', 'running') AND b.status IN ('planned', 'queued', 'running')
+      AND b.user_hi > %d AND b.user_lo < %d
+) AS to_come ON true
 """  # noqa: S608 (a constant)
 _LATER = f"""
 SELECT p.simulation_id, max(p.day) - DATE '{EPOCH}'

@@ -21,7 +21,7 @@ import psycopg
 import redis.exceptions
 import sqlalchemy.exc
 
-from core.errors import PublishError, ServerUnreachableError, StaleClaimError
+from core.errors import NightFirstError, PublishError, ServerUnreachableError, StaleClaimError
 
 _BASE_SECONDS = 0.5
 _CAP_SECONDS = 60.0
@@ -120,10 +120,13 @@ _TRANSIENT_ERRNOS = frozenset(
 
 
 def decide_retry(error: BaseException, attempt: int) -> Retry:
-    """What to do after `error` in the given attempt (from 1). The delay doubles from 0.5 s up to a minute.
+    """What to do after `error` in the given attempt (from 1). The delay doubles from 0.5 s up to a minute; or is none.
 
     The caller adds the jitter: this function is pure.
     """
+    if isinstance(error, NightFirstError):
+        # Its queue is behind that of the night.
+        return Retry(Decision.RETRY, timedelta(0))
     delay = min(_BASE_SECONDS * 2 ** min(max(attempt, 1) - 1, 16), _CAP_SECONDS)
     return Retry(_decide(error), timedelta(seconds=delay))
 

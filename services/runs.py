@@ -27,7 +27,7 @@ class RunView:
     Attributes:
         users: users of the run; of a run of several days each counts once.
         total_equity, total_fees: units.
-        digest: 16 hexadecimal digits.
+        digest: 16 hexadecimal digits; of what the run wrote, whatever was done again since.
         estimated_end: None unless it is running and some of it is done.
     """
 
@@ -39,6 +39,7 @@ class RunView:
     requested_by: str
     reason: str | None
     cancel_requested: bool
+    paused: bool
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

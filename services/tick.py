@@ -15,6 +15,7 @@ from core.log import mask_secrets
 from core.settings import Settings
 from price_sources.registry import sources
 from services.completion import finish_runs
+from services.leaderboards import make_missing_boards
 from services.locks import TICK_LOCK
 from services.planning import plan_due
 from services.price_chunks import publish_chunks
@@ -79,11 +80,12 @@ def _tick(engine: Engine, publish: Publisher, now: datetime, settings: Settings)
         settle_missing(session, now=now, settings=settings)
     put_back = reconcile(engine, now=now, settings=settings)
     finished = finish_runs(engine, now=now)
-    published = publish_planned(engine, publish, now=now)
+    published = publish_planned(engine, publish, now=now, in_flight=settings.reprocess_in_flight)
     # A run without any batch is started by the relay and ends at once.
     finished += finish_runs(engine, now=now)
     # After the nights: whatever is wrong with prices must not keep a night from beginning.
     fetches = _prices(engine, publish, now, settings)
+    make_missing_boards(engine)
     waiting = planned.waiting.summary() if planned.waiting is not None else None
     return TickResult(
         ran=True,

@@ -15,8 +15,10 @@ from sqlalchemy import Engine
 from core.settings import Settings
 from services.batches import BatchWorker
 from services.ingestion import PriceWorker
+from services.notifications import Notifier
 from services.price_cache import PriceCache
 from services.publishing import Publisher
+from services.work_counts import WorkCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,10 @@ class ProcessContext:
     settings: Settings
     clock: Callable[[], datetime]
     batches: BatchWorker
+    counts: WorkCounts
     prices: PriceWorker
     cache: PriceCache
+    notifier: Notifier
 
 
 _current: list[ProcessContext] = []

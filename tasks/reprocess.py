@@ -1,14 +1,27 @@
-"""Queue `reprocess`: the batches of reprocess runs, which never stand before nightly ones."""
+"""Work that is done again: its batches, which never stand before nightly ones, and requests for more of it.
+
+Batches come by the queue `reprocess`. Requests of other services come by `control`, where no batch is before them.
+"""
 
 from __future__ import annotations
 
 from celery import shared_task
 
+from services.requests import serve_request
 from tasks.context import process_context
-from tasks.messages import REPROCESS
+from tasks.messages import REPROCESS, REQUEST, RequestArguments
 
 
 @shared_task(name=REPROCESS)
 def advance_batch(batch_id: int) -> None:
     """Advance the users of one batch."""
-    process_context().batches.advance(batch_id)
+    here = process_context()
+    here.counts.batch(here.batches.advance(batch_id))
+
+
+@shared_task(name=REQUEST)
+def request(**arguments: object) -> None:
+    """Plan what another service asks for, or refuse it; the arguments are those of RequestArguments."""
+    here = process_context()
+    asked = RequestArguments.model_validate(arguments).request()
+    serve_request(here.engine, here.publish, asked, now=here.clock(), settings=here.settings)

@@ -11,4 +11,5 @@ from tasks.messages import SIMULATE
 @shared_task(name=SIMULATE)
 def advance_batch(batch_id: int) -> None:
     """Advance the users of one batch."""
-    process_context().batches.advance(batch_id)
+    here = process_context()
+    here.counts.batch(here.batches.advance(batch_id))

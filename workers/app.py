@@ -18,7 +18,10 @@ from workers import signals, transport
 from workers.celery_settings import celery_settings
 from workers.embedded import ServerUrls, running_servers
 
-TASK_MODULES = ("tasks.control", "tasks.simulations", "tasks.reprocess", "tasks.prices", "tasks.maintenance")
+TASK_MODULES = (
+    "tasks.control", "tasks.simulations", "tasks.reprocess", "tasks.prices", "tasks.maintenance",
+    "tasks.notifications", "tasks.users",
+)  # fmt: skip
 
 
 def make_app(settings: Settings, redis_url: str, *, set_as_current: bool = False) -> Celery:

@@ -19,7 +19,7 @@ def child_environment(settings: Settings, urls: ServerUrls) -> dict[str, str]:
     if settings.flower_password is not None:
         # A dump shows a secret as asterisks; only Flower needs this one, and the stack tells it.
         del environment[f"{PREFIX}FLOWER_PASSWORD"]
-    for name in ("cache_url", "coingecko_api_key"):
+    for name in ("cache_url", "coingecko_api_key", "notify_urls", "notify_secret", "smtp_password"):
         if (secret := getattr(settings, name)) is not None:
             environment[PREFIX + name.upper()] = secret.get_secret_value()
     environment[f"{PREFIX}HOME"] = str(settings.nightshift_home())

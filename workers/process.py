@@ -17,7 +17,9 @@ from services.batches import BatchWorker
 from services.fetchers import Fetchers
 from services.ingestion import PriceWorker
 from services.market_data import MarketCache
+from services.notifications import Notifier
 from services.price_cache import PriceCache, cache_url
+from services.work_counts import WorkCounts
 from tasks.context import ProcessContext, process_context, set_context
 from workers.memory import keep_freed_memory, leave_out_of_collections
 from workers.publisher import CeleryPublisher
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
-_PRICES_NICE = 10
+_BESIDE_NIGHTS = ({Queue.PRICES.value}, {Queue.NOTIFICATIONS.value})
+_BESIDE_NICE = 10
 
 
 def worker_name() -> str:
@@ -77,9 +80,9 @@ def open_process(app: Celery, settings: Settings, database_url: str) -> None:
         cache=cache,
     )
     leave_out_of_collections()
-    if set(app.amqp.queues.consume_from) == {Queue.PRICES.value}:
-        # A window has five minutes; a night beside it should not wait for that.
-        os.nice(_PRICES_NICE)
+    if set(app.amqp.queues.consume_from) in _BESIDE_NIGHTS:
+        # A window has five minutes, and mail is not urgent; a night beside them should not wait for that.
+        os.nice(_BESIDE_NICE)
     set_context(
         ProcessContext(
             engine=engine,
@@ -87,13 +90,16 @@ def open_process(app: Celery, settings: Settings, database_url: str) -> None:
             settings=settings,
             clock=utc_now,
             batches=batches,
+            counts=WorkCounts(redis_url),
             prices=prices,
             cache=cache,
+            notifier=Notifier(engine, settings, redis_url, utc_now),
         )
     )
 
 
 def close_process() -> None:
     """Close the connections."""
+    process_context().notifier.close()
     process_context().engine.dispose()
     set_context(None)

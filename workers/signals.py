@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
+from core.errors import ServerUnreachableError
 from core.log import configure_logging
 from core.settings import Settings
+from services.queue_state import redis_client
+from services.worker_registry import say_goodbye
 from workers import process
 from workers.shutdown import Shutdown
 
@@ -38,8 +42,14 @@ def connect(app: Celery, settings: Settings, database_url: str) -> None:
     def close_process(**_: Any) -> None:
         process.close_process()
 
+    def leave(sender: Any, **_: Any) -> None:
+        # Without word from it, it would count as lost.
+        with suppress(ServerUnreachableError), redis_client(app.conf.broker_url) as client:
+            say_goodbye(client, sender.hostname)
+
     # Strong references, or these functions would be gone when this one returns.
     signals.setup_logging.connect(set_up_logging, weak=False)
     signals.celeryd_after_setup.connect(watch_shutdown, weak=False)
     signals.worker_process_init.connect(open_process, weak=False)
     signals.worker_process_shutdown.connect(close_process, weak=False)
+    signals.worker_shutdown.connect(leave, weak=False)

@@ -1,9 +1,10 @@
 """The stack: workers, beat, Flower and the exporter as child processes, watched, restarted, and stopped in order.
 
-Groups of workers, so that a night never waits behind housekeeping nor the tick behind a night or a slow provider: one
-with a pool for `simulations` and `reprocess`, one for `prices` where prices come from sources, and a small one for
-everything else. A child that dies is started again, sooner or later
-by how often it died. Nothing is left behind: not by `stop`, and not by a `kill -9` of this process (see lifeline.py).
+Groups of workers, so that a night never waits behind housekeeping nor the tick behind a night, a slow provider or mail:
+one with a pool for `simulations` and `reprocess`, one for `prices` where prices come from sources, one for
+`notifications` where they are sent, and a small one for everything else. A child that dies is started again, sooner or
+later by how often it died. Nothing is left behind: not by `stop`, and not by a `kill -9` of this process (see
+lifeline.py).
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ log = get_logger(__name__)
 
 NIGHT_QUEUES = (Queue.SIMULATIONS, Queue.REPROCESS)  # in this order: nightly work first
 PRICE_QUEUES = (Queue.PRICES,)
+NOTIFICATION_QUEUES = (Queue.NOTIFICATIONS,)
 SMALL_QUEUES = tuple(queue for queue in Queue if queue not in NIGHT_QUEUES)
 PRICE_PROCESSES = 2  # one waits for a provider while another stores
 READY_SECONDS = 90.0
-_WORKERS = ("simulations", "control", "prices")
+_WORKERS = ("simulations", "control", "prices", "notifications")
 STOP_SECONDS = SHUTDOWN_SECONDS + GIVE_BACK_SECONDS + 7
 HURRY_SECONDS = GIVE_BACK_SECONDS + 2
 _LOOK_SECONDS = 0.2
@@ -94,7 +96,7 @@ class Stack:
 
     @property
     def processes(self) -> dict[str, int]:
-        """The process ids of the children that run, by name: simulations, prices, control, beat, flower, exporter."""
+        """The process ids of the children that run, by name: the groups of workers, beat, flower, exporter."""
         return {name: pid for name, child in self._children.items() if (pid := child.pid) is not None}
 
     @property
@@ -160,7 +162,7 @@ class Stack:
             self._pulse = None
         try:
             deadline = time.monotonic() + STOP_SECONDS
-            for group in (("beat",), ("flower", "exporter", "control", "prices", "simulations")):
+            for group in (("beat",), ("flower", "exporter", "control", "notifications", "prices", "simulations")):
                 children = [self._children[name] for name in group if name in self._children]
                 _end(children, deadline)
         except KeyboardInterrupt:
@@ -201,6 +203,10 @@ class Stack:
             small = tuple(queue for queue in SMALL_QUEUES if queue not in PRICE_QUEUES)
             self._add("prices", *celery, "worker", "-n", "prices@%h", "-c", str(PRICE_PROCESSES),
                       "-Q", ",".join(PRICE_QUEUES), *quiet)  # fmt: skip
+        if self._settings.notifies:
+            small = tuple(queue for queue in small if queue not in NOTIFICATION_QUEUES)
+            self._add("notifications", *celery, "worker", "-n", "notifications@%h", "-c", "1",
+                      "-Q", ",".join(NOTIFICATION_QUEUES), *quiet)  # fmt: skip
         self._add("control", *celery, "worker", "-n", "control@%h", "-c", "1", "-Q", ",".join(small), *quiet)
         if self._parts["beat"]:
             self._add("beat", *celery, "beat", "-s", str(self._home / "beat" / "schedule"))

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from benchmarks.chaos.again import Again, Orders, given, make_wrong
 from benchmarks.chaos.checks import ATTEMPTS_ALONE, Verdict, check
 from benchmarks.chaos.faults import STRIKES
 from benchmarks.chaos.installed import installed
@@ -72,6 +73,7 @@ class Report:
     nights: int
     users: int
     faults: list[Struck]
+    again: Orders
     verdict: Verdict
     ended: bool
     seconds: float
@@ -121,14 +123,18 @@ def run_seed(
     faults = schedule(seed, nights=nights)
     with tempfile.TemporaryDirectory(prefix="nightshift-chaos-", ignore_cleanup_errors=True) as directory:
         home = Path(directory)
-        with _site(seed, nights, users, home, settings, faults, tell) as site:
-            struck, ended = _nights_under(site, faults, tell)
+        with _site(seed, nights, users, home, settings, faults, tell) as (site, orders):
+            with given(site, orders, lambda share: _wait_progress(site, share)) as again:
+                struck = _nights_under(site, faults, tell)
+            ended = _healed(site)
+            _record_poison(site, faults, struck)
+            struck.sort(key=lambda record: record.at_s or 0.0)
             finished_s = site.elapsed()
             said = read_logs(home / "log")
             verdict = check(site.world, said, divisions=_divisions(faults, site.world.batch_users))
             publications = _publications(site.world)
         report = Report(
-            seed, nights, users, struck, verdict, ended, 0.0, round(finished_s, 2), publications, said.needless
+            seed, nights, users, struck, again, verdict, ended, 0.0, round(finished_s, 2), publications, said.needless
         )
         report.failures = [*_failures(report), *verdict.failures]
         if logs is not None or not report.ok:
@@ -154,8 +160,8 @@ def _site(
     settings: Settings,
     faults: Sequence[Fault],
     tell: Callable[[str], None],
-) -> Iterator[Site]:
-    """Everything up, the truth known, and the first night planned."""
+) -> Iterator[tuple[Site, Sequence[Again]]]:
+    """Everything up, the truth known, the first night planned; and what is to be done again meanwhile."""
     with ExitStack() as stack_of:
         servers = stack_of.enter_context(EmbeddedServers(home, postgres_settings=_POSTGRES))
         urls = servers.start()
@@ -165,6 +171,7 @@ def _site(
         changes = {"home": home, "clock_offset": offset, "batch_users": world.batch_users, "catch_up_days": nights}
         settings = settings.model_copy(update=_SHORT | changes)
         run_undisturbed(world, settings)
+        orders = make_wrong(world, seed, users)
         tell(f"seed {seed}: {nights} nights of {users:,} users without faults are done; now with {len(faults)} faults")
         loop = stack_of.enter_context(EventLoop())
         proxied, proxies = _proxied(loop, ServerUrls(world.url(CHAOS), urls.redis_url))
@@ -183,7 +190,7 @@ def _site(
             # Beat plans the others: without a first one it would begin with the newest day.
             plan_night(session, day=world.days[0], now=NOW, settings=settings, requested_by="chaos")
         stack_of.enter_context(stack)
-        yield Site(settings, world, servers, urls.redis_url, proxies, moments, stack)
+        yield Site(settings, world, servers, urls.redis_url, proxies, moments, stack), orders
 
 
 def _proxied(loop: EventLoop, urls: ServerUrls) -> tuple[ServerUrls, dict[str, Proxy]]:
@@ -195,8 +202,8 @@ def _proxied(loop: EventLoop, urls: ServerUrls) -> tuple[ServerUrls, dict[str, P
     return ServerUrls(changed["postgres"], changed["redis"]), proxies
 
 
-def _nights_under(site: Site, faults: Sequence[Fault], tell: Callable[[str], None]) -> tuple[list[Struck], bool]:
-    """Strike at each fault's share of the work, heal, and wait; what was struck, and whether the nights ended."""
+def _nights_under(site: Site, faults: Sequence[Fault], tell: Callable[[str], None]) -> list[Struck]:
+    """Strike at each fault's share of the work, and wait until every fault is over; what was struck."""
     struck: list[Struck] = []
     threads: list[Thread] = []
     for fault in faults:
@@ -210,14 +217,17 @@ def _nights_under(site: Site, faults: Sequence[Fault], tell: Callable[[str], Non
         threads.append(thread)
     for thread in threads:
         thread.join()
+    return struck
+
+
+def _healed(site: Site) -> bool:
+    """Take the faults away and wait; whether the nights, and what was done again, ended."""
     site.heal()
     try:
         wait_for(site.finished, BOUND_SECONDS)
-        ended = True
     except GaveUpError:
-        ended = False
-    _record_poison(site, faults, struck)
-    return sorted(struck, key=lambda record: record.at_s or 0.0), ended
+        return False
+    return True
 
 
 def _wait_progress(site: Site, share: float) -> None:
@@ -253,7 +263,7 @@ def _strike(site: Site, fault: Fault, record: Struck, tell: Callable[[str], None
 def _record_poison(site: Site, faults: Sequence[Fault], struck: Sequence[Struck]) -> None:
     query = text(
         "SELECT r.started_at, q.created_at FROM runs r"
-        " LEFT JOIN quarantine q ON q.run_id = r.id AND q.user_id = :user WHERE r.day = :day"
+        " LEFT JOIN quarantine q ON q.run_id = r.id AND q.user_id = :user WHERE r.day = :day AND r.kind = 'nightly'"
     )
     users = {id(user.fault): user for user in site.world.poison}
     for fault, record in zip(faults, struck, strict=True):
@@ -285,5 +295,7 @@ def _failures(report: Report) -> Iterator[str]:
     for record in report.faults:
         if record.error is not None or record.recovered_s is None:
             yield f"recovery: {record.kind} {record.target}: {record.error or 'no recovery'}"
+    for error in report.again.errors:
+        yield f"again: {error}"
     if not report.ended:
         yield f"bound: the nights did not end within {BOUND_SECONDS:.0f} s of the last fault"

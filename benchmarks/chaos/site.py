@@ -34,8 +34,9 @@ POLL_SECONDS = 0.03
 T = TypeVar("T")
 
 _PROGRESS = text(
-    "SELECT count(*) FILTER (WHERE r.status NOT IN ('planned', 'running')) AS ended,"
-    " coalesce(sum(b.done::float / greatest(r.users, 1)), 0) AS share FROM runs r,"
+    "SELECT count(*) FILTER (WHERE r.kind = 'nightly' AND r.status NOT IN ('planned', 'running')) AS ended,"
+    " count(*) FILTER (WHERE r.kind <> 'nightly' AND r.status IN ('planned', 'running')) AS again,"
+    " coalesce(sum(b.done::float / greatest(r.users, 1)) FILTER (WHERE r.kind = 'nightly'), 0) AS share FROM runs r,"
     " LATERAL (SELECT coalesce(sum(users), 0) AS done FROM batches"
     "          WHERE run_id = r.id AND status = 'done') b"
 )
@@ -114,11 +115,11 @@ class Site:
         return wait_for(children, 60)
 
     def progress(self) -> tuple[float, bool]:
-        """The share of the user-days that are done, and whether every night has ended."""
+        """The share of the nights' user-days that are done, and whether every night and all else has ended."""
         nights = len(self.world.days)
         with self.world.engine(CHAOS).connect() as connection:
             row = connection.execute(_PROGRESS).one()
-        return float(row.share) / nights, row.ended >= nights
+        return float(row.share) / nights, row.ended >= nights and not row.again
 
     def finished(self) -> bool:
         """Whether every night has ended; while the database is away, no."""

@@ -25,10 +25,13 @@ measure_tiny = partial(measure_reprocess, one_days=ONE_DAYS, one_among=20)
 SPREAD = {"min", "median", "max"}
 MEASURED = {
     "reprocess_one_seconds", "reprocess_seconds", "user_days_per_second", "plan_seconds", "worker_peak_rss_mib",
+    "night_alone_seconds", "night_beside_seconds",
 }  # fmt: skip
 STAGES = {"read", "decode", "market", "compute", "encode", "write", "other"}
 SECOND = FIRST_DAY + timedelta(days=DAYS_BEFORE + 1)
-LAST_DAY_LEFT_OUT = ("UPDATE runs SET day = day - 1 WHERE kind = 'reprocess' AND status = 'planned'",)
+A_DAY_LEFT_OUT = (
+    "UPDATE simulations SET start_day = start_day + 1 WHERE id IN (SELECT simulation_id FROM run_simulations)",
+)
 # The run knows nothing of it: its worker sends the row, and the table does not get it.
 LOSE = "BEGIN IF NEW.user_id = 7 THEN RETURN NULL; END IF; RETURN NEW; END"
 A_ROW_LOST = (
@@ -55,6 +58,9 @@ def test_a_tiny_run_measures_everything(shell: Shell, monkeypatch: pytest.Monkey
     assert result["reprocess_one_days"] == ONE_DAYS
     assert len(result["digest"]) == 16
     assert result["trades"] > 0
+    ratio = result["night_beside_seconds"]["median"] / result["night_alone_seconds"]["median"]
+    assert result["night_beside_ratio"] == pytest.approx(ratio, abs=0.01)
+    assert 0 <= result["nights_beside_throughout"] <= 2
     for name in MEASURED:
         assert set(result[name]) == SPREAD
         assert 0 < result[name]["min"] <= result[name]["median"] <= result[name]["max"], name
@@ -64,7 +70,7 @@ def test_a_tiny_run_measures_everything(shell: Shell, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("measure", "fault", "found"),
     [
-        (partial(measure_one, among=20), LAST_DAY_LEFT_OUT, f"wrote {DAYS - 1} rows instead of {DAYS}"),
+        (partial(measure_one, among=20), A_DAY_LEFT_OUT, f"wrote {DAYS - 1} rows instead of {DAYS}"),
         (partial(measure_all, users=USERS), A_ROW_LOST, f"days of {SECOND} are not .* {USERS - 1} instead of {USERS}"),
     ],
 )

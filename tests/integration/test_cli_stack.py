@@ -91,7 +91,7 @@ def test_seed_and_run_wait_work_on_a_bare_machine(env: dict[str, str], shell: Sh
         assert again.json["runs"] == done.json["runs"][1:]
         run = again.json["runs"][0]
         digest = shell.ok("db", "digest", "--json").json
-        assert digest == {"day": "2022-12-06", "digest": run["digest"], "rows": 250}
+        assert digest == {"day": "2022-12-06", "digest": run["digest"], "rows": 250, "reprocessed_by": []}
         assert shell.ok("runs", run["id"], "--json").json == run
         assert [batch["rows"] for batch in shell.ok("batches", run["id"], "--json").json] == [100, 100, 50]
         for kind, number in (("simulation", 1), ("run", run["id"])):

@@ -1,4 +1,4 @@
-"""A scoped run beside nights, faults and the quarantine: only its simulations, all of a batch or nothing of it."""
+"""A scoped run beside faults and the quarantine: only its simulations, all of a batch or nothing of it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sqlalchemy import Engine
 from core.database import make_engine, session_scope
 from services import batches
 from services.batches import Outcome
-from services.locks import lock_granules_of_run
+from services.locks import GRANULE_USERS, lock_granules_of_run
 from services.reprocessing import retry_quarantined
-from tests.support.corrections import LAST, OWNERS, assert_same, close_of, contents, correct, finish, status, stored
+from tests.support.corrections import LAST, OWNERS, assert_same, close_of, contents, correct, finish, stored
 from tests.support.database import execute, new_database
 from tests.support.nights import FIRST_NIGHT, Night, change, rows, scalar, settings
 from workers.embedded import ServerUrls
@@ -27,7 +27,6 @@ QUARANTINE = (
     "INSERT INTO quarantine (user_id, simulation_id, day, reason, detail)"
     " VALUES (:user, :simulation, :day, :reason, '')"
 )
-TOLD = "SELECT rows, simulations FROM runs WHERE kind = 'nightly' AND day = :day"
 
 
 @pytest.fixture
@@ -68,84 +67,6 @@ def retry(night: Night) -> int | None:
         run = retry_quarantined(session, reason="mended", requested_by="tester", now=night.now, settings=night.settings)
     finish(night)
     return run
-
-
-def test_a_correction_waits_for_the_night_that_may_have_loaded_the_old_close(night: Night, right: Night) -> None:
-    right.run(LAST, each=True)
-    night.run(BEFORE_LAST, each=True)
-    night.plan(LAST)
-    night.publish()
-    night.worker.advance(night.queue.messages.pop(0).batch_id)
-    waiting = len(night.queue.messages)
-    assert waiting > 0
-    correction = correct(night, ASSET, MIDDLE, PRICE)
-    night.publish()
-    assert status(night, correction.run) == "planned"
-    assert len(night.queue.messages) == waiting
-    finish(night)
-    assert_same(night.engine, right.engine)
-
-
-@pytest.mark.parametrize("planned", ["before", "after"])
-def test_a_correction_waits_for_a_planned_night_through_its_day(night: Night, right: Night, planned: str) -> None:
-    """Else that night would find rows that it did not write, and report less than it is."""
-    right.run(LAST, each=True)
-    night.run(BEFORE_LAST, each=True)
-    if planned == "before":
-        night.plan(LAST)
-    run = correct(night, ASSET, MIDDLE, PRICE).run
-    if planned == "after":
-        night.plan(LAST)
-    night.publish()
-    assert status(night, run) == ("planned" if planned == "before" else "running")
-    finish(night)
-    assert_same(night.engine, right.engine)
-    assert rows(night.engine, TOLD, day=LAST) == rows(right.engine, TOLD, day=LAST)
-
-
-@pytest.mark.parametrize("first", ["the night", "the correction"])
-def test_a_night_and_a_correction_at_once_come_out_right_in_either_order(
-    night: Night, right: Night, first: str
-) -> None:
-    right.run(LAST, each=True)
-    night.run(BEFORE_LAST, each=True)
-    run = correct(night, ASSET, MIDDLE, PRICE).run
-    night.publish()
-    night.worker.advance(night.queue.messages.pop(0).batch_id)
-    assert status(night, run) == "running"
-    night.plan(LAST)
-    night.publish()
-    # The night's batches are the newer messages; half of them come first, or all of them last.
-    half = len(night.queue.messages) // 2
-    if first == "the night":
-        night.queue.messages = night.queue.messages[half:] + night.queue.messages[:half]
-    finish(night)
-    assert_same(night.engine, right.engine)
-    assert rows(night.engine, TOLD, day=LAST) == rows(right.engine, TOLD, day=LAST)
-
-
-def test_a_night_that_lacked_a_close_which_came_meanwhile_is_healed(night: Night, right: Night) -> None:
-    """Its quarantine is written after the correction was planned, by a market that was loaded before."""
-    change(night.engine, "CREATE TABLE away AS SELECT * FROM closes WHERE asset_id = :asset", asset=ASSET)
-    for world in (night, right):
-        change(
-            world.engine, "DELETE FROM closes WHERE asset_id = :asset AND day > :day AND day <> :middle", asset=ASSET,
-            day=MIDDLE - timedelta(days=6), middle=MIDDLE,
-        )  # fmt: skip
-    change(night.engine, "DELETE FROM closes WHERE asset_id = :asset AND day = :day", asset=ASSET, day=MIDDLE)
-    right.run(MIDDLE, each=True)
-    night.run(MIDDLE - timedelta(days=1), each=True)
-    night.plan(MIDDLE)
-    night.publish()
-    night.worker.advance(night.queue.messages.pop(0).batch_id)
-    run = correct(night, ASSET, MIDDLE, PRICE).run
-    late = "SELECT count(*) FROM quarantine WHERE run_id = :night"
-    before = scalar(night.engine, late, night=scalar(night.engine, "SELECT max(id) FROM runs WHERE kind = 'nightly'"))
-    finish(night)
-    after = scalar(night.engine, late, night=scalar(night.engine, "SELECT max(id) FROM runs WHERE kind = 'nightly'"))
-    assert after > before
-    assert status(night, run) == "done"
-    assert_same(night.engine, right.engine)
 
 
 def test_a_worker_that_dies_in_the_middle_leaves_the_old_days(
@@ -200,7 +121,7 @@ def test_only_the_granules_of_the_scope_are_locked(night: Night) -> None:
         held = connection.execute(
             "SELECT objid, mode FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() ORDER BY 1"
         ).fetchall()
-    assert held == [(0, "ExclusiveLock"), (5_000_000 // 1024, "ExclusiveLock")]
+    assert held == [(0, "ExclusiveLock"), (5_000_000 // GRANULE_USERS, "ExclusiveLock")]
 
 
 def test_who_breaks_his_batch_stands_alone_and_is_done_again_when_he_is_mended(night: Night, right: Night) -> None:

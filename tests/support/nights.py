@@ -73,7 +73,8 @@ class Night:
 
     def publish(self) -> int:
         """Publish what may start."""
-        return publish_planned(self.engine, self.queue, now=self.now)
+        in_flight = self.settings.reprocess_in_flight
+        return publish_planned(self.engine, self.queue, now=self.now, in_flight=in_flight)
 
     def drain(self) -> list[BatchOutcome]:
         """Work until no message is left, those that the work publishes included."""
