@@ -204,7 +204,7 @@ LEFT JOIN LATERAL (
     SELECT min(k.first_day) AS day
     FROM runs r JOIN run_simulations k ON k.run_id = r.id AND k.user_id = s.user_id AND k.simulation_id = s.id
     WHERE c.simulation_id IS NULL AND jsonb_exists_any(r.scope, ARRAY['closes', 'from'])
-      AND (r.id = c.run_id OR r.created_at >= c.created_at) AND r.id <> :run
+      AND (r.finished_at IS NULL OR r.finished_at >= c.created_at) AND r.id <> :run
 ) AS owed ON true
 WHERE s.start_day <= :newest AND (CAST(:first_day AS date) IS NOT NULL OR owed.day IS NOT NULL OR NOT EXISTS (
     SELECT FROM portfolio_days p WHERE p.day = :newest AND p.user_id = s.user_id AND p.simulation_id = s.id
