@@ -117,3 +117,13 @@ def write_portfolio_days(connection: Connection, day: int, blocks: Sequence[byte
 def write_trades(connection: Connection, day: int, rows: memoryview) -> None:
     """Append one day's trades."""
     copy_in(connection, f"trades_{day_from_number(day):%Y%m}", TRADE_FORMAT.names, [rows])
+
+
+def write_many_days(
+    connection: Connection, rows: Sequence[bytes | memoryview], trades: Sequence[bytes | memoryview]
+) -> None:
+    """Append rows of any days, and their trades: PostgreSQL finds the partition of each."""
+    if rows:
+        copy_in(connection, "portfolio_days", PORTFOLIO_FORMAT.names, rows)
+    if trades:
+        copy_in(connection, "trades", TRADE_FORMAT.names, trades)

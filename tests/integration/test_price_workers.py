@@ -23,7 +23,12 @@ def test_a_limit_that_binds_is_kept_and_every_window_fetched_once(
 ) -> None:
     # More requests a window than the limit lets pass at once, so that some have to wait in every window.
     wanted = coins(PARTS * 250)
-    limits = {"price_limits": f"coingecko={LIMIT}/{PER}second", "price_window_seconds": LENGTH}
+    # The first window may be nearly over when the workers are ready; to fill it would take half of the limit.
+    limits = {
+        "price_limits": f"coingecko={LIMIT}/{PER}second",
+        "price_window_seconds": LENGTH,
+        "price_fill_days": 0,
+    }
     with (
         Provider() as server,
         price_stack(engine, ServerUrls(database, redis_url), tmp_path, server, wanted, **limits) as stack,
@@ -31,8 +36,9 @@ def test_a_limit_that_binds_is_kept_and_every_window_fetched_once(
         stack.wait_done(WINDOWS, seconds=120)
         requests = server.asked(PRICES)
     assert most_in(requests, PER) <= LIMIT
-    statuses = stack.statuses()
-    assert set(statuses) == {"done"}, rows(engine, "SELECT starts_at, status, error FROM price_windows")
+    found = rows(engine, "SELECT status, error FROM price_windows ORDER BY starts_at")
+    # The last one may be in work.
+    assert {status for status, _ in found[1:-1]} == {"done"}, found
     begun = rows(engine, "SELECT extract(epoch FROM starts_at)::bigint FROM price_windows ORDER BY 1")
     first = begun[0][0]
     assert [row[0] for row in begun] == [first + LENGTH * number for number in range(len(begun))]

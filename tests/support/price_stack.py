@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,11 +56,6 @@ class PriceStack:
     def wait_done(self, count: int, seconds: float) -> None:
         """Wait for so many windows."""
         wait_until(lambda: len(self.done()) >= count, seconds=seconds, what=f"{count} windows with their prices")
-
-    def statuses(self) -> Counter[str]:
-        """How many windows there are of each status, without the newest, which may be in work."""
-        found = rows(self.engine, "SELECT status FROM price_windows ORDER BY starts_at DESC OFFSET 1")
-        return Counter(row[0] for row in found)
 
 
 @contextmanager
