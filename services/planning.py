@@ -216,14 +216,15 @@ def batch_size(limit: int, *, users: int, simulations: int) -> int:
     """How many users go into a batch of a night, at most `limit`; of unknown numbers (not positive), `limit`.
 
     A worker's memory is that of a batch's simulations: of users who have many of them, fewer go into one. And a night
-    of few users is cut into enough batches for all workers to end at about the same time: with ten, three workers would
-    take as long as with twelve.
+    is cut into a number of batches that any usual number of workers can share evenly, so that all of them end at about
+    the same time: of ten batches, three workers would take as long as of twelve.
     """
     if users <= 0 or simulations <= 0:
         return limit
     each = max(1, round(simulations / users))
-    enough = max(_SMALL_BATCH, math.ceil(users / _ENOUGH_BATCHES))
-    return max(1, min(limit, enough) // each)
+    limit = max(1, limit // each)
+    batches = _EVEN_BATCHES * math.ceil(users / (_EVEN_BATCHES * limit))
+    return min(limit, max(1, _SMALL_BATCH // each, math.ceil(users / batches)))
 
 
 def reprocess_batch_users(days: int) -> int:
@@ -236,7 +237,7 @@ def reprocess_batch_users(days: int) -> int:
 
 
 _REPROCESS_USER_DAYS = 150_000
-_ENOUGH_BATCHES = 12  # two, three, four or six workers have equally many
+_EVEN_BATCHES = 12  # or a multiple of it: two, three, four or six workers have equally many
 _SMALL_BATCH = 2500  # below that, what a batch costs by itself is felt
 
 # By the planner's statistics: to count them would take as long as the cutting.

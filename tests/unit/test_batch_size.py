@@ -12,10 +12,15 @@ from services.planning import batch_size
 
 
 @pytest.mark.parametrize(
-    ("users", "batches"), [(1_000_000, 100), (120_000, 12), (100_000, 12), (10_000, 4), (2_000, 1)]
+    ("users", "batches"), [(1_000_000, 108), (120_000, 12), (100_000, 12), (10_000, 4), (2_000, 1)]
 )
 def test_a_night_is_cut_into_so_many_batches(users: int, batches: int) -> None:
     assert math.ceil(users / batch_size(10_000, users=users, simulations=users)) == batches
+
+
+@given(st.integers(30_000, 10_000_000))
+def test_two_three_four_and_six_workers_have_equally_many_of_them(users: int) -> None:
+    assert math.ceil(users / batch_size(10_000, users=users, simulations=users)) % 12 == 0
 
 
 def test_of_users_with_many_simulations_fewer_go_into_one() -> None:
