@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import Engine, Row, text
 
+from core import tracing
 from core.database import session_scope
 from core.queues import Queue
 from core.settings import get_settings
@@ -89,6 +90,14 @@ def publish_planned(engine: Engine, publish: Publisher, *, now: datetime, in_fli
     Raises:
         PublishError: Redis did not take them; they stay planned.
     """
+    with tracing.span("publish"):
+        published = _publish_nights(engine, publish, now)
+        published += publish_adhoc(engine, publish, now=now, in_flight=in_flight)
+        tracing.annotate(batches=published)
+    return published
+
+
+def _publish_nights(engine: Engine, publish: Publisher, now: datetime) -> int:
     with session_scope(engine) as session:
         session.execute(_START_RUNS, {"now": now})
     published = 0
@@ -100,7 +109,7 @@ def publish_planned(engine: Engine, publish: Publisher, *, now: datetime, in_fli
             publish([message_for(row) for row in rows])
             session.execute(_MARK_QUEUED, {"now": now, "ids": [row.id for row in rows]})
         published += len(rows)
-    return published + publish_adhoc(engine, publish, now=now, in_flight=in_flight)
+    return published
 
 
 def publish_adhoc(engine: Engine, publish: Publisher, *, now: datetime, in_flight: int | None = None) -> int:

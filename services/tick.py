@@ -10,6 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import Engine, text
 
+from core import tracing
 from core.database import session_scope
 from core.log import mask_secrets
 from core.settings import Settings
@@ -65,7 +66,9 @@ def tick(engine: Engine, publish: Publisher, *, now: datetime, settings: Setting
         if not holder.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": TICK_LOCK}).scalar_one():
             return TickResult(ran=False)
         try:
-            result = _tick(engine, publish, now, settings)
+            with tracing.span("tick"):
+                result = _tick(engine, publish, now, settings)
+                tracing.annotate(result=result.summary())
         except Exception as error:
             record_run(engine, "tick", now=now, error=mask_secrets(f"{type(error).__name__}: {error}"))
             raise
@@ -74,8 +77,9 @@ def tick(engine: Engine, publish: Publisher, *, now: datetime, settings: Setting
 
 
 def _tick(engine: Engine, publish: Publisher, now: datetime, settings: Settings) -> TickResult:
-    with session_scope(engine) as session:
+    with tracing.span("plan"), session_scope(engine) as session:
         planned = plan_due(session, now=now, settings=settings)
+        tracing.annotate(runs=len(planned.runs))
     with session_scope(engine) as session:
         settle_missing(session, now=now, settings=settings)
     put_back = reconcile(engine, now=now, settings=settings)

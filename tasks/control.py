@@ -8,13 +8,15 @@ from core.log import get_logger
 from schedules.beat import TICK
 from services.tick import tick as run_tick
 from tasks.context import process_context
+from tasks.results import Shown
 
 log = get_logger(__name__)
 
 
 @shared_task(name=TICK)
-def tick() -> None:
+def tick() -> Shown:
     """Plan what is due, publish what is planned, bring back what is lost, finish what is complete."""
     here = process_context()
     result = run_tick(here.engine, here.publish, now=here.clock(), settings=here.settings)
     log.info("tick", result=result.summary())
+    return Shown(result.summary())

@@ -10,13 +10,16 @@ from celery import shared_task
 from services.requests import serve_request
 from tasks.context import process_context
 from tasks.messages import REPROCESS, REQUEST, RequestArguments
+from tasks.results import BatchFailedError, Shown, result_of
 
 
-@shared_task(name=REPROCESS)
-def advance_batch(batch_id: int) -> None:
+@shared_task(name=REPROCESS, throws=(BatchFailedError,))
+def advance_batch(batch_id: int) -> Shown:
     """Advance the users of one batch."""
     here = process_context()
-    here.counts.batch(here.batches.advance(batch_id))
+    outcome = here.batches.advance(batch_id)
+    here.counts.batch(outcome)
+    return result_of(outcome)
 
 
 @shared_task(name=REQUEST)

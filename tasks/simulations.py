@@ -6,10 +6,13 @@ from celery import shared_task
 
 from tasks.context import process_context
 from tasks.messages import SIMULATE
+from tasks.results import BatchFailedError, Shown, result_of
 
 
-@shared_task(name=SIMULATE)
-def advance_batch(batch_id: int) -> None:
+@shared_task(name=SIMULATE, throws=(BatchFailedError,))
+def advance_batch(batch_id: int) -> Shown:
     """Advance the users of one batch."""
     here = process_context()
-    here.counts.batch(here.batches.advance(batch_id))
+    outcome = here.batches.advance(batch_id)
+    here.counts.batch(outcome)
+    return result_of(outcome)

@@ -13,6 +13,7 @@ from kombu.exceptions import KombuError, LimitExceeded
 from kombu.exceptions import OperationalError as BrokerError
 from redis import RedisError
 
+from core import tracing
 from core.errors import PublishError
 from core.log import mask_secrets
 from core.queues import Queue
@@ -51,12 +52,14 @@ class CeleryPublisher:
 
     def _send(self, messages: Sequence[Message]) -> None:
         timeout = self._app.conf.broker_pool_acquire_timeout
+        headers = tracing.headers()
         with self._app.producer_pool.acquire(block=True, timeout=timeout) as producer, producer.batch(PUBLISH_BATCH):
             for message in messages:
                 task, queue, arguments = _call(message)
                 self._app.tasks[task].apply_async(
-                    kwargs=arguments, queue=queue.value, argsrepr=message.label, producer=producer, retry=False
-                )
+                    kwargs=arguments, queue=queue.value, argsrepr=message.label, headers=headers, producer=producer,
+                    retry=False,
+                )  # fmt: skip
 
 
 def _call(message: Message) -> tuple[str, Queue, dict[str, int | str]]:

@@ -15,6 +15,7 @@ from services.queue_state import redis_client
 from services.worker_registry import say_goodbye
 from workers import process
 from workers.shutdown import Shutdown
+from workers.tracing import follow_messages
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -47,6 +48,8 @@ def connect(app: Celery, settings: Settings, database_url: str) -> None:
         with suppress(ServerUnreachableError), redis_client(app.conf.broker_url) as client:
             say_goodbye(client, sender.hostname)
 
+    if settings.otlp_endpoint:
+        follow_messages()
     # Strong references, or these functions would be gone when this one returns.
     signals.setup_logging.connect(set_up_logging, weak=False)
     signals.celeryd_after_setup.connect(watch_shutdown, weak=False)
