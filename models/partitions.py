@@ -57,6 +57,14 @@ class Partition:
         return [create, key, *silent, attach]
 
 
+def partition_of(table: str) -> tuple[str, date] | None:
+    """The parent of a partition and the first day in it, by its name; None of any other table."""
+    if not is_partition(table):
+        return None
+    parent, digits = table.rsplit("_", maxsplit=1)
+    return parent, date(int(digits[:4]), int(digits[4:6]), int(digits[6:] or "1"))
+
+
 def is_partition(table: str) -> bool:
     """Whether `table` is the name of a partition: migrations leave partitions alone."""
     return _NAME.fullmatch(table) is not None
@@ -109,7 +117,12 @@ _EXISTING = text(
 ).bindparams(bindparam("names", expanding=True))
 
 
-def _missing(connection: Connection, wanted: Sequence[Partition]) -> list[Partition]:
+def missing_partitions(connection: Connection, wanted: Sequence[Partition]) -> list[Partition]:
+    """Those of `wanted` that there are not.
+
+    Raises:
+        NightshiftError: a table of that name exists and is no partition.
+    """
     if not wanted:
         return []
     existing = set()
@@ -121,10 +134,10 @@ def _missing(connection: Connection, wanted: Sequence[Partition]) -> list[Partit
 
 
 def _ensure(connection: Connection, wanted: Sequence[Partition]) -> list[str]:
-    if not _missing(connection, wanted):
+    if not missing_partitions(connection, wanted):
         return []
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PARTITION_LOCK})
-    made = _missing(connection, wanted)
+    made = missing_partitions(connection, wanted)
     for partition in made:
         for statement in partition.statements():
             connection.exec_driver_sql(statement)

@@ -4,6 +4,10 @@ Most batches hold simulations that all have a row on the day before the run. The
 new and backdated simulations from their start, ones that were left out from their newest row, and those that somebody
 has advanced already are left alone. Of a scoped run, the days that its simulations have are replaced
 (services.replacing).
+
+Where simulations reach back so far that days are no longer kept, those days are computed all the same, and their trades
+written; of their rows only the newest one of a simulation that ends there is, into the archive
+(services.retention_days).
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
+from core import tracing
 from core.clock import day_from_number, day_number
 from engine.advance import DayResult, Quarantined, Reason, advance
 from engine.digest import combine_digests, digest_rows
@@ -31,11 +36,13 @@ from services.portfolio_io import (
     place_states_of,
     read_frame,
     simulations_with_rows,
+    write_archived_days,
     write_many_days,
     write_portfolio_days,
     write_trades,
 )
 from services.replacing import Scope, take_back
+from services.retention_days import KeptDays, hold_kept_days
 from services.revisions import Trail, write_revisions
 
 LEADERBOARD_SIZE = 100
@@ -82,7 +89,9 @@ class Totals:
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+            ended = time.perf_counter()
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + ended - started
+            tracing.stage(stage, started, ended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +125,8 @@ def advance_users(
         between_days: called before each day, and while days are taken back; what it raises ends the work.
     """
     totals = Totals()
-    frame, until = _read(connection, work, totals, between_days)
+    kept = KeptDays() if work.scope is None else hold_kept_days(connection)
+    frame, until = _read(connection, work, totals, between_days, kept)
     last = day_number(work.last_day) if until is None else int(until.max(initial=day_number(work.last_day)))
     totals.faults += [
         SimulationFault(user, simulation, work.last_day, Reason.MALFORMED, 0, _MALFORMED_ROW)
@@ -125,11 +135,12 @@ def advance_users(
     begins = int(frame.state_day.min(initial=last)) + 1
     if begins <= last:
         if begins < day_number(work.first_day):
+            kept = hold_kept_days(connection)
             make_partitions(day_from_number(begins), work.first_day)
         with totals.timed("market"):
             # From the run's first day on, also for who begins later: so all batches of a run share one.
             market = market_of((min(begins, day_number(work.first_day)), last))
-        _advance_days(connection, frame, market, (begins, last), totals, until, between_days)
+        _advance_days(connection, frame, market, (begins, last), totals, until, between_days, kept)
     if work.scope is not None and totals.trail is not None:
         with totals.timed("write"):
             write_revisions(connection, work.scope.run, totals.trail.revisions())
@@ -137,11 +148,12 @@ def advance_users(
 
 
 def _read(
-    connection: Connection, work: BatchWork, totals: Totals, between_days: Callable[[], None]
+    connection: Connection, work: BatchWork, totals: Totals, between_days: Callable[[], None], kept: KeptDays
 ) -> tuple[Frame, NDArray[np.int32] | None]:
     """What to start from, and the day number through which to bring each; None: all of them to the last day."""
     if work.scope is not None:
-        frame, until, totals.trail = take_back(connection, work.scope, work.last_day, totals.timed, between_days)
+        taken = take_back(connection, work.scope, work.last_day, totals.timed, between_days, kept)
+        frame, until, totals.trail = taken
         return frame, until
     before = day_from_number(day_number(work.first_day) - 1)
     frame = read_frame(connection, work.users, before, work.last_day, totals.timed)
@@ -184,6 +196,7 @@ def _advance_days(
     totals: Totals,
     until: NDArray[np.int32] | None,
     between_days: Callable[[], None],
+    kept: KeptDays,
 ) -> None:
     simulations, state, at = frame.simulations, frame.state, frame.state_day.copy()
     alive = np.ones(len(simulations), dtype=np.bool_)
@@ -200,18 +213,22 @@ def _advance_days(
         with totals.timed("compute"):
             result = advance(today, state if everyone else state.take(rows), market, day)
         totals.faults += [_fault(today, entry, day) for entry in result.quarantined]
-        alive[rows[~result.ok]] = False
+        if not result.ok.all():
+            alive[rows[~result.ok]] = False
+            ended = rows[~result.ok]
+            _write_newest(connection, simulations, state, at, ended[advanced[ended]], totals, kept)
         if everyone:
             state = result.state
         else:
             state.put(rows, result.state)
         at[rows] = day
         advanced[rows[result.ok]] = True
-        _write_day(connection, today, result, day, totals, pending)
+        _write_day(connection, today, result, day, totals, pending, keep=day in kept)
         if pending is not None and pending.size > _PENDING_BYTES:
             _write_pending(connection, pending, totals)
     if pending is not None:
         _write_pending(connection, pending, totals)
+    _write_newest(connection, simulations, state, at, np.flatnonzero(alive & advanced), totals, kept)
     totals.simulations = int(advanced.sum())
     current = alive & (at == (days[1] if until is None else until))
     totals.equity = exact_sum(state.equity[current])
@@ -245,28 +262,58 @@ def _write_day(
     day: int,
     totals: Totals,
     pending: _Pending | None,
+    *,
+    keep: bool,
 ) -> None:
     done, state = simulations, result.state
     if not result.ok.all():
         kept = np.flatnonzero(result.ok)
         done, state = simulations.take(kept), state.take(kept)
     with totals.timed("encode"):
-        rows = encode_portfolio_days(done, state, day)
+        rows = encode_portfolio_days(done, state, day) if keep else []
         trades = encode_trades(simulations, result.trades, day)
-        totals.digest = combine_digests(totals.digest, digest_state(done, state, day))
     with totals.timed("write"):
         if pending is not None:
             pending.rows += rows
             pending.trades += [trades] if len(result.trades) else []
-        elif len(done):
+        elif rows:
             write_portfolio_days(connection, day, rows)
-        if len(done) and totals.trail is not None:
-            totals.trail.wrote(day, done.simulation_id, state.equity)
         if len(result.trades) and pending is None:
             write_trades(connection, day, trades)
-    totals.rows += len(done)
+    if keep:
+        _count_rows(done, state, day, totals)
     totals.trades += len(result.trades)
     totals.fees += exact_sum(result.trades.fee)
+
+
+def _count_rows(simulations: Simulations, state: State, day: int, totals: Totals) -> None:
+    with totals.timed("encode"):
+        totals.digest = combine_digests(totals.digest, digest_state(simulations, state, day))
+    if len(simulations) and totals.trail is not None:
+        totals.trail.wrote(day, simulations.simulation_id, state.equity)
+    totals.rows += len(simulations)
+
+
+def _write_newest(
+    connection: Connection,
+    simulations: Simulations,
+    state: State,
+    at: NDArray[np.int32],
+    rows: NDArray[np.intp],
+    totals: Totals,
+    kept: KeptDays,
+) -> None:
+    """Archive the newest row of those of `rows` that end on a day that is not kept: they go on from it one day."""
+    if not len(rows) or day_from_number(at[rows].min()) >= kept.daily_from:
+        return
+    for day in np.unique(at[rows]).tolist():
+        if day in kept:
+            continue
+        those = rows[at[rows] == day]
+        ended, last = simulations.take(those), state.take(those)
+        with totals.timed("write"):
+            write_archived_days(connection, encode_portfolio_days(ended, last, day))
+        _count_rows(ended, last, day, totals)
 
 
 def digest_state(simulations: Simulations, state: State, day: int) -> int:

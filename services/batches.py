@@ -19,6 +19,8 @@ from psycopg.rows import class_row
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
+from core import tracing
+from core.database import session_scope
 from core.errors import NightFirstError, PublishError, StaleClaimError
 from core.log import get_logger, log_context, mask_secrets
 from core.settings import Settings
@@ -33,6 +35,7 @@ from services.publishing import Publisher
 from services.quarantine import quarantine
 from services.relay import publish_adhoc, publish_planned
 from services.replacing import Scope, clear_for_prices
+from services.retention_days import kept_days
 from services.retry import Decision, Retry, decide_retry
 from services.sessions import leased_session, usable_session
 
@@ -56,7 +59,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BatchOutcome:
-    """The outcome, and what was written if it is DONE; `commit_seconds`: how long that took to be committed."""
+    """The outcome, and what was written if it is DONE; `commit_seconds`: how long that took to be committed.
+
+    `detail`: if it is not DONE, why; one line without secrets.
+    """
 
     outcome: Outcome
     users: int = 0
@@ -64,6 +70,7 @@ class BatchOutcome:
     trades: int = 0
     quarantined: int = 0
     commit_seconds: float | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,12 @@ class BatchWorker:
 
     def advance(self, batch_id: int) -> BatchOutcome:
         """Do the batch unless it is done, taken or not due; never raises for a duplicate."""
+        with tracing.span("batch", batch=batch_id):
+            outcome = self._advance(batch_id)
+            tracing.annotate(outcome=outcome.outcome.value)
+            return outcome
+
+    def _advance(self, batch_id: int) -> BatchOutcome:
         with leased_session(self.engine) as connection:
             if not try_lock_batch(connection, batch_id):
                 log.info("batch is taken", batch=batch_id)
@@ -106,6 +119,7 @@ class BatchWorker:
                 if claim is None:
                     log.info("batch is done, cancelled or not due", batch=batch_id)
                     return BatchOutcome(Outcome.NOT_DUE)
+                tracing.annotate(run=claim.run_id, attempt=claim.attempts, users=claim.users, worker=self.name)
                 with log_context(run=claim.run_id, batch=claim.id, attempt=claim.attempts, worker=self.name):
                     if claim.exhausted:
                         detail = f"the worker died or hung {claim.attempts} times on this batch"
@@ -117,10 +131,12 @@ class BatchWorker:
                     unlock_batch(connection, batch_id)
             over = connection.closed or may_end(connection, claim.run_id)
         ended = finish_runs(self.engine, now=self.clock()) if over else []
-        if ended or outcome.outcome is Outcome.DIVIDED:
-            publish_planned(self.engine, self.publish, now=self.clock(), in_flight=self.settings.reprocess_in_flight)
-        elif claim.kind != "nightly":
-            self._publish_next()
+        with tracing.detached():
+            if ended or outcome.outcome is Outcome.DIVIDED:
+                in_flight = self.settings.reprocess_in_flight
+                publish_planned(self.engine, self.publish, now=self.clock(), in_flight=in_flight)
+            elif claim.kind != "nightly":
+                self._publish_next()
         return outcome
 
     def _publish_next(self) -> None:
@@ -135,10 +151,10 @@ class BatchWorker:
         try:
             totals = self._work(connection, claim)
         except Exception as error:  # noqa: BLE001 (any error of the work is decided upon here; none may lose the batch)
-            return self._recover(connection, claim, error)
+            return self._recover(connection, claim, error, started)
         except BaseException as ending:
             # The process was told to stop: the batch is another's, its attempt is not counted, and we go.
-            self._recover(connection, claim, ending)
+            self._recover(connection, claim, ending, started)
             raise
         stages = {stage: round(seconds, 6) for stage, seconds in totals.seconds.items()}
         log.info(
@@ -167,34 +183,39 @@ class BatchWorker:
             quarantine(connection, totals.faults, run_id=claim.run_id, batch_id=claim.id, now=self.clock())
             _complete(connection, claim, totals, self.clock())
             written = time.perf_counter()
-        totals.seconds["commit"] = time.perf_counter() - written
+        committed = time.perf_counter()
+        totals.seconds["commit"] = committed - written
+        tracing.stage("commit", written, committed)
         return totals
 
     def _make_partitions(self, first: date, last: date) -> None:
         days = [date.fromordinal(number) for number in range(first.toordinal(), last.toordinal() + 1)]
-        with self.engine.begin() as connection:
-            ensure_day_partitions(connection, days)
+        with session_scope(self.engine) as session:
+            kept = kept_days(session)
+            ensure_day_partitions(session.connection(), [day for day in days if day in kept])
         with self.engine.begin() as connection:
             ensure_month_partitions(connection, "trades", days)
 
-    def _recover(self, connection: Connection, claim: Claim, error: BaseException) -> BatchOutcome:
+    def _recover(self, connection: Connection, claim: Claim, error: BaseException, started: float) -> BatchOutcome:
         retry = decide_retry(error, claim.attempts)
         detail = mask_secrets(f"{type(error).__name__}: {error}".strip().splitlines()[0])[:_MAX_DETAIL]
+        seconds = round(time.perf_counter() - started, 4)
         if isinstance(error, NightFirstError):
-            log.info("batch given back: a night is waiting")
+            log.info("batch given back: a night is waiting", seconds=seconds)
         elif isinstance(error, Exception):
-            log.error("batch attempt failed", decision=retry.decision, error=detail, exc_info=error)
+            log.error("batch attempt failed", decision=retry.decision, error=detail, seconds=seconds, exc_info=error)
+            tracing.failed(detail)
         else:
-            log.warning("batch given back: told to stop")
+            log.warning("batch given back: told to stop", seconds=seconds)
         if retry.decision is Decision.FORGET:
-            return BatchOutcome(Outcome.NOT_DUE)
+            return BatchOutcome(Outcome.NOT_DUE, detail=detail)
         patience = _RECONNECT_SECONDS if isinstance(error, Exception) else 0
         try:
             with usable_session(self.engine, connection, patience) as session:
                 return self._settle(session, claim, retry, detail)
         except OperationalError:
             log.warning("batch not given back: the database is away; the reconciler will find it")
-            return BatchOutcome(Outcome.NOT_DUE)
+            return BatchOutcome(Outcome.NOT_DUE, detail="the database is away")
 
     def _settle(self, connection: Connection, claim: Claim, retry: Retry, detail: str) -> BatchOutcome:
         allowed = allowed_attempts(planned=claim.parent_id is None, users=claim.users, settings=self.settings)
@@ -218,14 +239,15 @@ class BatchWorker:
             found = connection.execute(_REFUND, values).rowcount
         if not found:
             connection.execute(_TAKE_BACK, values)
-        return BatchOutcome(Outcome.FAILED if failed else Outcome.RETRIED)
+        return BatchOutcome(Outcome.FAILED if failed else Outcome.RETRIED, detail=detail)
 
     def _divide(self, connection: Connection, claim: Claim, reason: str, detail: str) -> BatchOutcome:
         suspect = Suspect(claim.id, claim.run_id, claim.day, claim.user_lo, claim.user_hi, claim.attempts)
         status = divide(connection, suspect, reason=reason, detail=detail, now=self.clock(), settings=self.settings)
         log.warning("batch divided", status=status, reason=reason, users=claim.users)
         outcomes = {"split": Outcome.DIVIDED, "failed": Outcome.FAILED, "done": Outcome.DONE}
-        return BatchOutcome(outcomes.get(status, Outcome.NOT_DUE), quarantined=1 if status == "done" else 0)
+        quarantined = 1 if status == "done" else 0
+        return BatchOutcome(outcomes.get(status, Outcome.NOT_DUE), quarantined=quarantined, detail=detail)
 
 
 # An exhausted batch is not claimed again: it comes back with `exhausted` set and its attempts as they were.

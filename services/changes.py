@@ -80,7 +80,8 @@ def change_totals(session: Session, run_id: int) -> ChangeTotals:
         changed=found.changed,
         appeared=found.appeared,
         gone=found.gone,
-        unchanged=found.done - found.changed,
+        # Of an old run, who was in its scope is forgotten.
+        unchanged=max(found.done - found.changed, 0),
         kept=found.scope - found.done,
         difference=from_ticks(found.difference),
     )

@@ -23,6 +23,7 @@ from core.database import session_scope
 from engine.ticks import PPM
 from services.advance import LEADERBOARD_SIZE
 from services.locks import LEADERBOARD_LOCK
+from services.retention_days import kept_sql
 
 # A fifth of a second; to take a board away and to make it anew costs more only with many simulations.
 _MOST_LOOKUPS = 20_000
@@ -157,16 +158,21 @@ _SPAN = text(
     " FROM portfolio_revisions WHERE run_id = :run"
 )
 _NEWEST = text("SELECT max(day) FROM runs WHERE kind = 'nightly' AND status = 'done'")
+# The board of a day that is no longer kept stays what it was: there are no rows to make another of.
 _NIGHTS = text(
-    "SELECT day FROM runs WHERE kind = 'nightly' AND status = 'done' AND day BETWEEN :first AND :last ORDER BY day DESC"
+    f"""
+    SELECT day FROM runs r
+    WHERE kind = 'nightly' AND status = 'done' AND day BETWEEN :first AND :last AND {kept_sql("r.day")}
+    ORDER BY day DESC
+    """  # noqa: S608 (a constant)
 )
 _MISSING = text(
-    """
+    f"""
     SELECT r.day FROM runs r
-    WHERE r.kind = 'nightly' AND r.status = 'done'
+    WHERE r.kind = 'nightly' AND r.status = 'done' AND {kept_sql("r.day")}
       AND NOT EXISTS (SELECT FROM leaderboard_entries e WHERE e.day = r.day)
     ORDER BY r.day DESC
-    """
+    """  # noqa: S608 (a constant)
 )
 _TAKE_AWAY = text("DELETE FROM leaderboard_entries WHERE day = ANY(:days)")
 _INSERT = text(

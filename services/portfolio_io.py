@@ -87,15 +87,24 @@ def place_latest(connection: Connection, frame: Frame, where: NDArray[np.bool_],
 
 
 def _latest_query(keys: Sequence[tuple[int, int]], through: date) -> str:
-    newest = (
-        "SELECT * FROM portfolio_days d WHERE d.user_id = k.user_id AND d.simulation_id = k.id"  # noqa: S608 - as above
-        f" AND d.day <= '{through}' ORDER BY d.day DESC LIMIT 1"
-    )
+    newest = newest_row(f"d.day <= '{through}'")
     values = ", ".join(f"({user}::bigint, {simulation}::bigint)" for user, simulation in keys)
     return (
         f"SELECT p.day - DATE '{EPOCH}', {gathered_states('p.')}"  # noqa: S608 - as above
         f" FROM (VALUES {values}) AS k (user_id, id), LATERAL ({newest}) AS p GROUP BY 1, {state_layout('p.')}"
     )
+
+
+def newest_row(days: str) -> str:
+    """The query of the newest row of the simulation (k.user_id, k.id) of which the condition `days` on `d.day` is true.
+
+    Of one that was left out for long, that row may be in the archive.
+    """
+    rows = " UNION ALL ".join(
+        f"SELECT * FROM {table} d WHERE d.user_id = k.user_id AND d.simulation_id = k.id AND {days}"  # noqa: S608 - as above
+        for table in ("portfolio_days", "portfolio_archive")
+    )
+    return f"SELECT * FROM ({rows}) AS r ORDER BY r.day DESC LIMIT 1"  # noqa: S608 - as above
 
 
 def simulations_with_rows(connection: Connection, users: tuple[int, int], days: tuple[date, date]) -> NDArray[np.int64]:
@@ -112,6 +121,11 @@ def simulations_with_rows(connection: Connection, users: tuple[int, int], days: 
 def write_portfolio_days(connection: Connection, day: int, blocks: Sequence[bytes]) -> None:
     """Append rows of one day, straight into its partition: routing a million rows costs, and the day is known."""
     copy_in(connection, f"portfolio_days_{day_from_number(day):%Y%m%d}", PORTFOLIO_FORMAT.names, blocks)
+
+
+def write_archived_days(connection: Connection, blocks: Sequence[bytes]) -> None:
+    """Append rows to the archive."""
+    copy_in(connection, "portfolio_archive", PORTFOLIO_FORMAT.names, blocks)
 
 
 def write_trades(connection: Connection, day: int, rows: memoryview) -> None:

@@ -44,7 +44,8 @@ from models.portfolio_frame import (
 )
 from services.copying import copy_out
 from services.locks import Connection
-from services.portfolio_io import GATHER_BY_HASH, Timed
+from services.portfolio_io import GATHER_BY_HASH, Timed, newest_row
+from services.retention_days import KeptDays
 from services.revisions import Trail, take_days
 
 # Takes some hundredths of a second.
@@ -85,12 +86,17 @@ def clear_for_prices(connection: Connection, scope: Scope, now: datetime) -> Non
 
 
 def take_back(
-    connection: Connection, scope: Scope, last_day: date, timed: Timed, between_days: Callable[[], None]
+    connection: Connection,
+    scope: Scope,
+    last_day: date,
+    timed: Timed,
+    between_days: Callable[[], None],
+    kept: KeptDays,
 ) -> tuple[Frame, NDArray[np.int32], Trail]:
     """Delete the days of the scope from each simulation's first day on, and read what to start from.
 
     The users' granules must be locked exclusively, until the transaction ends. `between_days` is called now and then
-    while days are deleted.
+    while days are deleted. Of days that are not `kept`, only rows of the archive count.
 
     Returns:
         The simulations at their state before, and int32 (n,), the day number through which to bring each: that of the
@@ -110,7 +116,7 @@ def take_back(
                 place_states(frame, read_groups(rows, STATE_COLUMNS, keys=1))
         _place_older(connection, frame, spans, timed)
         with timed("write"):
-            _delete(connection, scope, spans, trail, between_days)
+            _delete(connection, scope, spans, (trail, kept), between_days)
     return frame, spans.until[spans.at(frame.simulations.simulation_id)], trail
 
 
@@ -198,8 +204,7 @@ def _place_older(connection: Connection, frame: Frame, spans: _Spans, timed: Tim
     values = ", ".join(f"({user}::bigint, {ours}::bigint, DATE '{day_from_number(day)}')" for user, ours, day in keys)
     query = (
         f"SELECT p.day - DATE '{EPOCH}', {gathered_states('p.')} FROM (VALUES {values}) AS k (user_id, id, first_day),"  # noqa: S608
-        " LATERAL (SELECT * FROM portfolio_days d WHERE d.user_id = k.user_id AND d.simulation_id = k.id"
-        " AND d.day < k.first_day ORDER BY d.day DESC LIMIT 1) AS p"
+        f" LATERAL ({newest_row('d.day < k.first_day')}) AS p"
         f" GROUP BY 1, {state_layout('p.')}"
     )
     with timed("read"):
@@ -209,15 +214,23 @@ def _place_older(connection: Connection, frame: Frame, spans: _Spans, timed: Tim
 
 
 def _delete(
-    connection: Connection, scope: Scope, spans: _Spans, trail: Trail, between_days: Callable[[], None]
+    connection: Connection,
+    scope: Scope,
+    spans: _Spans,
+    record: tuple[Trail, KeptDays],
+    between_days: Callable[[], None],
 ) -> None:
+    trail, kept = record
     first, last = int(spans.first.min()), int(spans.until.max())
     some = max(_ROWS_AT_ONCE // len(spans.simulations), 1)
     for begin in range(first, last + 1, some):
         days = day_from_number(begin), day_from_number(min(begin + some - 1, last))
-        take_days(connection, _DELETE % ("portfolio_days", scope.sql(), *scope.users, *days), trail)
+        delete = _DELETE % ("portfolio_days", scope.sql(), *scope.users, *days)
+        take_days(connection, delete, trail, lambda day: day in kept)
         between_days()
     days = day_from_number(first), day_from_number(last)
+    delete = _DELETE % ("portfolio_archive", scope.sql(), *scope.users, *days)
+    take_days(connection, delete, trail, lambda day: day not in kept)
     connection.execute(_DELETE % ("trades", scope.sql(), *scope.users, *days))
 
 
@@ -250,9 +263,13 @@ FROM run_simulations k JOIN portfolio_days p ON p.user_id = k.user_id AND p.simu
 WHERE %s AND p.user_id >= %d AND p.user_id < %d AND p.day >= '%s' GROUP BY 1
 """  # noqa: S608 (a constant)
 _NEWEST = f"""
-SELECT p.simulation_id, max(p.day) - DATE '{EPOCH}'
+SELECT k.simulation_id, max(p.day) - DATE '{EPOCH}'
 FROM unnest(%s::bigint[], %s::bigint[]) AS k (user_id, simulation_id)
-JOIN portfolio_days p ON p.user_id = k.user_id AND p.simulation_id = k.simulation_id
+CROSS JOIN LATERAL (
+    SELECT day FROM portfolio_days d WHERE d.user_id = k.user_id AND d.simulation_id = k.simulation_id
+    UNION ALL
+    SELECT day FROM portfolio_archive a WHERE a.user_id = k.user_id AND a.simulation_id = k.simulation_id
+) AS p
 WHERE p.day >= %s GROUP BY 1
 """  # noqa: S608 (a constant)
 _DELETE = """

@@ -26,8 +26,9 @@ from core.settings import Settings
 from models.partitions import ensure_day_partitions, ensure_month_partitions
 from services.locks import GRANULE_USERS, PLANNING_LOCK
 from services.planning import batch_size, reprocess_batch_users
+from services.retention_days import REACH_BACK, check_kept, kept_days
 from services.scopes import Only, ReprocessScope, check_line, check_scope
-from services.targets import check_kept, count_targets, find_targets, write_targets
+from services.targets import count_targets, find_targets, write_targets
 
 # A batch locks the granules of its users, each of which takes a place in the server's table of locks.
 MOST_GRANULES = 256
@@ -224,11 +225,15 @@ def cut_scoped_run(session: Session, run_id: int, settings: Settings) -> int:
     if not scope.simulations:
         session.execute(_NO_RUN, {"run": run_id})
         return 0
+    kept = kept_days(session)
+    if scope.first_day <= kept.daily_from:
+        session.execute(REACH_BACK, {"run": run_id})
+        scope = session.execute(_SCOPE, {"run": run_id}).one()
     owners = list(session.execute(_OWNERS, {"run": run_id}).scalars())
     values = {"run": run_id, "first_day": scope.first_day, "users": len(owners)}
     last: date = session.execute(_SET_SCOPE, values).scalar_one()
     days = [scope.first_day + timedelta(days=offset) for offset in range((last - scope.first_day).days + 1)]
-    ensure_day_partitions(session.connection(), days)
+    ensure_day_partitions(session.connection(), [day for day in days if day in kept])
     ensure_month_partitions(session.connection(), "trades", days)
     size = batch_size(_users_of_a_batch(settings, scope), users=len(owners), simulations=scope.simulations)
     batches = [

@@ -8,6 +8,7 @@ went with its transaction.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,13 +61,26 @@ class Trail:
         self._new: dict[int, tuple[NDArray[np.intp], NDArray[np.int64]]] = {}
 
     def took(self, day: int, simulations: NDArray[np.int64], equity: NDArray[np.int64]) -> None:
-        """These rows of a day are taken back; once for each day."""
-        self._old[day] = self._at(simulations), equity
+        """These rows of a day are taken back; each simulation once for each day."""
+        self._note(self._old, day, simulations, equity)
 
     def wrote(self, day: int, simulations: NDArray[np.int64], equity: NDArray[np.int64]) -> None:
-        """These rows of a day are written; once for each day."""
+        """These rows of a day are written; each simulation once for each day."""
         # The engine's arrays go on to the next day.
-        self._new[day] = self._at(simulations), equity.copy()
+        self._note(self._new, day, simulations, equity.copy())
+
+    def _note(
+        self,
+        days: dict[int, tuple[NDArray[np.intp], NDArray[np.int64]]],
+        day: int,
+        simulations: NDArray[np.int64],
+        equity: NDArray[np.int64],
+    ) -> None:
+        positions = self._at(simulations)
+        if day in days:
+            known = days[day]
+            positions, equity = np.concatenate((known[0], positions)), np.concatenate((known[1], equity))
+        days[day] = positions, equity
 
     def _at(self, simulations: NDArray[np.int64]) -> NDArray[np.intp]:
         return np.searchsorted(self._simulations, simulations)
@@ -103,14 +117,15 @@ class Trail:
         return equities
 
 
-def take_days(connection: Connection, delete: str, trail: Trail) -> None:
-    """Execute a DELETE from `portfolio_days p`, and tell the trail what it took."""
+def take_days(connection: Connection, delete: str, trail: Trail, counts: Callable[[int], bool]) -> None:
+    """Execute a DELETE from a table `p` of portfolio days, and tell the trail what it took of the days that count."""
     query = (
         f"WITH gone AS ({delete} RETURNING p.day, p.simulation_id, p.equity)"  # noqa: S608 (the caller's own text)
         f" SELECT day - DATE '{EPOCH}', {gathered(_TAKEN)} FROM gone GROUP BY 1"
     )
     for group in read_groups(copy_out(connection, query), _TAKEN, keys=1):
-        trail.took(group.keys[0], group.values["simulation_id"], group.values["equity"])
+        if counts(group.keys[0]):
+            trail.took(group.keys[0], group.values["simulation_id"], group.values["equity"])
 
 
 def write_revisions(connection: Connection, run: int, revisions: Revisions) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from core.errors import UsageError
 from engine.strategies import strategy_by_name
+from services.retention_days import DAILY_FROM_SQL, kept_sql
 from services.scopes import Only, ReprocessScope
 
 
@@ -86,27 +87,6 @@ def write_targets(session: Session, run: int, targets: Targets, only: Only, *, c
         session.execute(text(statement.format(chosen=targets.sql)), values)
 
 
-def oldest_kept(session: Session) -> date | None:
-    """The first day that still has portfolio days; None without any."""
-    for name, day in session.execute(_PARTITIONS):
-        # The name is a day's, by the condition under which it was found.
-        if session.execute(text(f"SELECT EXISTS (SELECT FROM {name})")).scalar_one():  # noqa: S608
-            return date.fromisoformat(day)
-    return None
-
-
-def check_kept(session: Session, first_day: date, first_start: date) -> None:
-    """Refuse days whose beginning is gone: a day is done again from the close of the day before.
-
-    Raises:
-        UsageError: with the first day that can be done again.
-    """
-    oldest = oldest_kept(session)
-    if oldest is not None and first_start < oldest and first_day <= oldest:
-        first = oldest + timedelta(days=1)
-        raise UsageError(f"the days before {oldest} are no longer kept: --from {first} is the first that can be done")
-
-
 def _known(session: Session, table: str, kind: str, ids: tuple[int, ...]) -> list[int]:
     unknown = session.execute(text(_UNKNOWN.format(table=table)), {"ids": list(ids)}).scalar_one_or_none()
     if unknown is not None:
@@ -168,10 +148,18 @@ _EVERYTHING = f"""
 {_INSERT} SELECT :run, s.user_id, s.id, greatest(s.start_day, CAST(:first_day AS date))
 FROM simulations s WHERE {{chosen}} {_EARLIER}
 """  # noqa: S608 (constants)
+# Of days before `daily_from`, only the last of each month is there to be lacked.
+_KEPT_SINCE = f"""(CASE WHEN greatest(s.start_day, CAST(:first_day AS date)) >= {DAILY_FROM_SQL}
+    THEN CAST(:newest AS date) - greatest(s.start_day, CAST(:first_day AS date)) + 1
+    ELSE CAST(:newest AS date) - {DAILY_FROM_SQL} + 1 + (
+        extract(year FROM {DAILY_FROM_SQL}) * 12 + extract(month FROM {DAILY_FROM_SQL})
+        - extract(year FROM greatest(s.start_day, CAST(:first_day AS date))) * 12
+        - extract(month FROM greatest(s.start_day, CAST(:first_day AS date)))
+    ) END)"""
 _MISSING = f"""
 {_INSERT} SELECT :run, lacking.user_id, lacking.id, (
     SELECT min(d.day)::date FROM generate_series(lacking.since, CAST(:newest AS date), INTERVAL '1 day') AS d (day)
-    WHERE NOT EXISTS (
+    WHERE {kept_sql("d.day::date")} AND NOT EXISTS (
         SELECT FROM portfolio_days p
         WHERE p.day = d.day::date AND p.user_id = lacking.user_id AND p.simulation_id = lacking.id
     )
@@ -179,10 +167,10 @@ _MISSING = f"""
 FROM (
     SELECT s.user_id, s.id, greatest(s.start_day, CAST(:first_day AS date)) AS since
     FROM simulations s LEFT JOIN portfolio_days p ON p.user_id = s.user_id AND p.simulation_id = s.id
-        AND p.day BETWEEN CAST(:first_day AS date) AND CAST(:newest AS date)
+        AND p.day BETWEEN CAST(:first_day AS date) AND CAST(:newest AS date) AND {kept_sql("p.day")}
     WHERE {{chosen}} AND NOT {_QUARANTINED}
     GROUP BY s.id
-    HAVING count(p.day) <= CAST(:newest AS date) - greatest(s.start_day, CAST(:first_day AS date))
+    HAVING count(p.day) < {_KEPT_SINCE}
 ) AS lacking
 """  # noqa: S608 (constants)
 # A whole user in quarantine is left out of other work that is done again too: what it did for others, he still has to
@@ -211,11 +199,3 @@ WHERE s.start_day <= :newest AND (CAST(:first_day AS date) IS NOT NULL OR owed.d
 ))
 GROUP BY s.user_id, s.id {_EARLIER}
 """  # noqa: S608 (constants)
-
-# Partitions have no index on their day: they are asked in turn until one has a row.
-_PARTITIONS = text(
-    """
-    SELECT c.relname, right(c.relname, 8) AS day FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = 'portfolio_days'::regclass AND c.relname ~ '^portfolio_days_[0-9]+$' ORDER BY day
-    """
-)
