@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 from scripts.cli import print_table
-from scripts.page import Page, Plot, Table
-from scripts.plots import bar_plot, line_plot
+from scripts.page import Page, Table
+from scripts.plots_kinds import bar_plot, line_plot
 from services.reports import Leader, SimulationReport, StrategyDay
 from services.runs import RunView
 
@@ -72,21 +72,12 @@ def demo_page(
         )
         for report in histories
     }
+    labels = [f"{run.day:%m-%d}" for run in runs]
     plots = [
-        Plot(
-            "Equity curves of the leaderboard, as return since the start", line_plot(curves, ylabel="%", percent=True)
-        ),
-        Plot("Mean return by strategy", line_plot(by_strategy, ylabel="%", percent=True)),
-        Plot(
-            "Throughput by night",
-            bar_plot(
-                [f"{run.day:%m-%d}" for run in runs], [run.users_per_second or 0.0 for run in runs], ylabel="users/s"
-            ),
-        ),
-        Plot(
-            "Trades by night",
-            bar_plot([f"{run.day:%m-%d}" for run in runs], [run.trades or 0 for run in runs], ylabel="trades"),
-        ),
+        line_plot("Equity curves of the leaderboard", curves, ylabel="return since the start", percent=True),
+        line_plot("Mean return by strategy", by_strategy, ylabel="return since the start", percent=True),
+        bar_plot("Throughput by night", labels, [run.users_per_second or 0.0 for run in runs], ylabel="users/s"),
+        bar_plot("Trades by night", labels, [run.trades or 0 for run in runs], ylabel="trades"),
     ]
     columns = ["run>", "day", "users>", "seconds>", "users/s>", "rows>", "trades>", "fees>", "equity>", "digest"]
     rows = [
@@ -100,7 +91,7 @@ def demo_page(
         caption = f"Simulation {first.settings['simulation_id']}, day by day"
         tables.insert(1, Table(caption, _HISTORY_COLUMNS, _history_rows(first)))
     lead = f"{runs[0].day} to {runs[-1].day}, sample users on real closes" if runs else "no night yet"
-    return Page("Nightshift: the demo", lead, totals(runs), plots, tables)
+    return Page("Nightshift: the demo", lead, totals(runs), [*plots, *tables])
 
 
 def _leader_rows(best: Sequence[Leader]) -> list[list[Any]]:

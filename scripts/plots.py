@@ -1,66 +1,140 @@
-"""Plots as SVG in a data URI: a page that holds them needs nothing else. Without pyplot there is no global state."""
+"""Plots as SVG in the page itself: no file, no font, no script, and the page's own colours, light and dark.
+
+Each is drawn twice, for a screen and for a telephone, and the page shows the one that fits. What a plot's colours mean
+stands beside it as text of the page (`Key`), so it never lies over a curve. Without pyplot no figure outlives its plot.
+"""
 
 from __future__ import annotations
 
-import base64
 import io
-from collections.abc import Mapping, Sequence
-from datetime import date
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
 
-import numpy as np
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from markupsafe import Markup
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-_SIZE = (9.0, 3.2)
+from scripts.page import Key, Plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# What is drawn in these is shown in the page's variable of that name; the values are those of the light page.
+COLOURS = {
+    "c0": "#2f6db3", "c1": "#c2571b", "c2": "#2e8540", "c3": "#8a4fbe", "c4": "#0e8389", "c5": "#b8408e",
+    "c6": "#7a5c2f", "rest": "#6f7b88", "bad": "#c0392c", "ink": "#1c2734", "soft": "#566574", "grid": "#d9dee4",
+    "paper": "#fffffe",
+}  # fmt: skip
+SERIES = tuple(f"c{number}" for number in range(7))
+_DASHES = ("-", "--", ":")
+_WIDE, _NARROW = (9.0, 3.1), (3.7, 2.9)  # inches
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 8.5,
+    "text.color": COLOURS["ink"],
+    "axes.labelcolor": COLOURS["soft"],
+    "axes.edgecolor": COLOURS["soft"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": COLOURS["grid"],
+    "grid.linewidth": 0.7,
+    "xtick.color": COLOURS["soft"],
+    "ytick.color": COLOURS["soft"],
+    "legend.frameon": False,
+}
+
+Draw = Callable[["Axes", bool], None]
+"""Draws into the axes; True: there is little room."""
 
 
-Series = Mapping[str, tuple[Sequence[date], Sequence[float]]]
+def plot(
+    caption: str, draw: Draw, *, keys: Sequence[Key] = (), note: str = "", heights: tuple[float, float] = (0, 0)
+) -> Plot:
+    """Draw it for both widths; `heights` in inches where the usual ones do not fit."""
+    wide = _svg(caption, draw, (_WIDE[0], heights[0] or _WIDE[1]), narrow=False)
+    return Plot(caption, wide, _svg(caption, draw, (_NARROW[0], heights[1] or _NARROW[1]), narrow=True), keys, note)
 
 
-def line_plot(series: Series, *, ylabel: str, percent: bool = False) -> str:
-    """One line for each name, over days."""
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    axes = figure.add_subplot()
-    for name, (days, values) in series.items():
-        axes.plot(np.array(days, dtype="M8[D]"), np.array(values) * (100 if percent else 1), label=name, linewidth=1.4)
-    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    axes.set_ylabel(ylabel)
-    axes.grid(visible=True, alpha=0.3)
-    if len(series) > 1:
-        figure.legend(loc="outside lower center", fontsize="small", ncols=3)
-    return _data_uri(figure)
+def series_style(number: int) -> tuple[str, str]:
+    """Colour and matplotlib's line style of the n-th line: every line looks different from the 20 beside it."""
+    return SERIES[number % len(SERIES)], _DASHES[number // len(SERIES) % len(_DASHES)]
 
 
-def bar_plot(labels: Sequence[str], values: Sequence[float], *, ylabel: str) -> str:
-    """One bar for each label; of many labels every few are written."""
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    axes = figure.add_subplot()
-    positions = list(range(len(labels)))
-    axes.bar(positions, list(values), color="#3b6ea5")
-    step = max(1, len(labels) // 15)
-    axes.set_xticks(positions[::step], list(labels[::step]), rotation=30, ha="right", fontsize="small")
-    axes.set_ylabel(ylabel)
-    axes.grid(visible=True, axis="y", alpha=0.3)
-    return _data_uri(figure)
+def line_key(name: str, number: int) -> Key:
+    """The key of the n-th line."""
+    colour, dash = series_style(number)
+    return Key(name, colour, {"-": "line", "--": "dashed", ":": "dotted"}[dash])
 
 
-def span_plot(spans: Sequence[tuple[str, float, float]], *, xlabel: str) -> str:
-    """A row for each name with its spans (name, start, length)."""
-    names = sorted({name for name, _, _ in spans})
-    figure = Figure(figsize=(_SIZE[0], max(1.6, 0.4 * len(names) + 1.0)), layout="constrained")
-    axes = figure.add_subplot()
-    for row, name in enumerate(names):
-        own = [(start, length) for other, start, length in spans if other == name]
-        axes.broken_barh(own, (row - 0.35, 0.7), facecolors="#3b6ea5", edgecolor="white", linewidth=0.5)
-    axes.set_yticks(list(range(len(names))), names, fontsize="small")
-    axes.set_xlabel(xlabel)
-    axes.grid(visible=True, axis="x", alpha=0.3)
-    return _data_uri(figure)
+def label(text: str, narrow: bool) -> str:
+    """A text of an axis: cut where it would push the plot out of its frame, and shown letter by letter.
+
+    Between two dollar signs matplotlib would read a formula.
+    """
+    most = 14 if narrow else 32
+    short = text if len(text) <= most else f"{text[: most - 1]}…"
+    return short.replace("$", r"\$")
 
 
-def _data_uri(figure: Figure) -> str:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode()
+def amount(value: float, largest: float | None = None) -> str:
+    """A number: 1,250 · 12.5 k · 3 M · 2.5 bn; in the unit of the `largest` beside it, unless it is 0."""
+    size = abs(value if largest is None else largest)
+    for least, unit, name in ((1e9, 1e9, " bn"), (1e6, 1e6, " M"), (1e4, 1e3, " k")):
+        if size >= least and value:
+            return f"{value / unit:,.6g}{name}"
+    return f"{value:,.6g}"
+
+
+def _svg(caption: str, draw: Draw, size: tuple[float, float], *, narrow: bool) -> Markup:
+    width = "narrow" if narrow else "wide"
+    # The salt makes the names inside of each picture its own: a page holds many.
+    with rc_context({**_STYLE, "svg.hashsalt": f"{width} {caption}"}):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes, narrow)
+        axes.tick_params(length=0)
+        stream = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    return Markup(inline(stream.getvalue(), width, caption))  # noqa: S704 - escaped where it is serialised
+
+
+_REFERENCE = re.compile(r"#([^)]+)")
+_FONTS = re.compile(r"font-family: [^;]*;? ?")
+_FRACTION = re.compile(r"(\.\d\d)\d+")  # a hundredth of a point is more than anybody sees
+_COLOUR = re.compile("|".join(map(re.escape, COLOURS.values())))
+_VARIABLES = {value: f"var(--{name})" for name, value in COLOURS.items()}
+
+
+def inline(svg: str, css_class: str, label: str) -> str:
+    """matplotlib's SVG as an element of an HTML page: the page's colours and font, no namespaces, no ids but used ones.
+
+    Only attributes are changed: what a text says stays as it is.
+    """
+    root = ET.fromstring(svg)  # noqa: S314 - written by matplotlib, a moment ago
+    elements = list(root.iter())
+    used = {name for element in elements for value in element.attrib.values() for name in _REFERENCE.findall(value)}
+    for element in elements:
+        element.tag = element.tag.rpartition("}")[2]
+        attributes = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
+        if attributes.get("id") not in used:
+            attributes.pop("id", None)
+        if "style" in attributes:
+            style = _FONTS.sub("", attributes["style"])
+            attributes["style"] = _COLOUR.sub(lambda found: _VARIABLES[found.group()], style)
+        if "d" in attributes:
+            attributes["d"] = _FRACTION.sub(r"\1", " ".join(attributes["d"].split()))
+        element.attrib.clear()
+        element.attrib.update(attributes)
+    # Its one rule would be the whole page's.
+    for defs in root.findall("defs"):
+        for sheet in defs.findall("style"):
+            defs.remove(sheet)
+    view = root.attrib["viewBox"]
+    root.attrib.clear()
+    root.attrib.update({"class": css_class, "role": "img", "aria-label": label, "viewBox": view})
+    return ET.tostring(root, encoding="unicode", short_empty_elements=False)

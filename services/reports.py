@@ -1,17 +1,16 @@
-"""The data of reports: one simulation's history, one run's batches, what a range of nights came to. Read-only."""
+"""The data of reports: one simulation's history, the best of a night, what a range of nights came to. Read-only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import bindparam, text
 from sqlalchemy.orm import Session
 
-from services.runs import BatchView, RunView, list_batches, run_view
 from services.simulations import simulation_view
 
 
@@ -54,14 +53,6 @@ class SimulationReport:
 
 
 @dataclass(frozen=True, slots=True)
-class RunReport:
-    """A run and its batches."""
-
-    run: RunView
-    batches: list[BatchView]
-
-
-@dataclass(frozen=True, slots=True)
 class Leader:
     """A place on the leaderboard of the newest finished night."""
 
@@ -93,7 +84,10 @@ def simulation_report(session: Session, simulation_id: int) -> SimulationReport:
         DayPoint(drawdown=float(1 - row.equity / row.peak) if row.peak else 0.0, **row._asdict())
         for row in session.execute(_DAYS, values)
     ]
-    found = session.execute(_TRADES, {**values, "days": [point.day for point in days]})
+    # Trades are kept of days too that no longer are.
+    span = (days[-1].day - values["start"]).days + 1 if days else 0
+    every = [values["start"] + timedelta(days=number) for number in range(span)]
+    found = session.execute(_TRADES, {**values, "days": every})
     return SimulationReport(settings, days, [TradeLine(**row._asdict()) for row in found])
 
 
@@ -114,11 +108,6 @@ _TRADES = text(
     ORDER BY day, side DESC, symbol
     """
 )
-
-
-def run_report(session: Session, run_id: int, now: datetime) -> RunReport:
-    """A run with its batches; UsageError if there is no such run."""
-    return RunReport(run_view(session, run_id, now), list_batches(session, run_id))
 
 
 def leaders(session: Session, limit: int = 10) -> list[Leader]:

@@ -16,6 +16,7 @@ from tests.support.nights import (
     sample_world,
     settings,
 )
+from tests.support.report_world import report_world
 from workers.embedded import ServerUrls
 
 
@@ -37,6 +38,13 @@ def fresh(servers: ServerUrls, world: str, request: pytest.FixtureRequest) -> It
         engine = make_engine(url)
         yield engine
         engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def reported(servers: ServerUrls) -> Iterator[Engine]:
+    """What reports tell of, for tests that only look or take back what they change."""
+    with report_world(servers.database_url, "reported") as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")
