@@ -89,14 +89,16 @@ def settle(session: Session, verdicts: Mapping[int, Verdict], *, by: str, now: d
         session.execute(_SETTLE, values | {"now": now, "by": by})
 
 
-def list_held(session: Session, *, everything: bool = False, limit: int = 100) -> list[HeldView]:
-    """What is held, the newest first; `everything`: what was ever held."""
+def list_held(
+    session: Session, *, everything: bool = False, limit: int = 100, before: int | None = None
+) -> list[HeldView]:
+    """What is held, the newest first; `everything`: what was ever held; `before`: older than the one of this id."""
     return [
         HeldView(
             row.id, row.symbol, row.source, row.kind, row.ts, from_ticks(row.price), from_ticks(row.reference),
             row.jump_ppm / 10_000, row.band_ppm / 10_000, row.status, row.created_at, row.decided_at, row.decided_by,
         )
-        for row in session.execute(_LIST, {"everything": everything, "limit": limit})
+        for row in session.execute(_LIST, {"everything": everything, "limit": limit, "before": before})
     ]  # fmt: skip
 
 
@@ -154,7 +156,8 @@ _SETTLE = text(
 _LIST = text(
     """
     SELECT h.*, a.symbol FROM held_prices h JOIN assets a ON a.id = h.asset_id
-    WHERE :everything OR h.status = 'held' ORDER BY h.id DESC LIMIT :limit
+    WHERE (:everything OR h.status = 'held') AND h.id < coalesce(:before, 9223372036854775807)
+    ORDER BY h.id DESC LIMIT :limit
     """
 )
 _TAKE = text(

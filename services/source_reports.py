@@ -24,6 +24,7 @@ class SourceReport:
         closes_through: the end of the days whose closes were asked for.
         alert: what its active alert says.
         counts: of the newest window, how many prices were refused or missing, by reason.
+        last_error: of the newest 2,000 windows: a week of them.
     """
 
     name: str
@@ -79,8 +80,9 @@ _STATES = text(
         (SELECT count(*) FROM held_prices h WHERE h.source = n.source AND status = 'held') AS held,
         (SELECT counts FROM price_windows w
             WHERE w.source = n.source AND status = 'done' ORDER BY starts_at DESC LIMIT 1) AS counts,
-        (SELECT error FROM price_windows w
-            WHERE w.source = n.source AND error IS NOT NULL ORDER BY starts_at DESC LIMIT 1) AS last_error,
+        (SELECT error FROM (
+            SELECT error, starts_at FROM price_windows w WHERE w.source = n.source ORDER BY starts_at DESC LIMIT 2000
+        ) AS recent WHERE error IS NOT NULL ORDER BY starts_at DESC LIMIT 1) AS last_error,
         (SELECT detail FROM alerts a WHERE a.key = 'prices:' || n.source AND cleared_at IS NULL) AS alert
     FROM unnest(CAST(:names AS text[])) AS n (source)
     """

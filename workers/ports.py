@@ -14,7 +14,8 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         NightshiftError: somebody else has it, or this machine has no such address; `setting` is the variable to change.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # Said aloud, or asyncio does not know it for TCP and lets small answers wait 40 ms for a peer's acknowledgement.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         # Connections of a predecessor that linger in TIME_WAIT do not matter; a listener does.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
