@@ -22,7 +22,7 @@ PYTEST_ARGS ?=
 ARGS ?=
 MAX_LINES := 400
 
-.PHONY: help venv demo up test check bench chaos clean
+.PHONY: help venv demo up test check bench chaos alerts clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z_-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench: $(VENV)/.runtime ## Measure what docs/performance.md claims: eleven minut
 
 chaos: $(VENV)/.runtime ## Kill things during nights and compare the tables (ARGS="--seed 1": which ones)
 	@exec $(BIN)/nightshift chaos $(ARGS)
+
+alerts: $(VENV)/.runtime ## Provoke every alert with the real Prometheus: eleven minutes (ARGS="--only BeatSilent": some)
+	@exec $(BIN)/nightshift bench alerts $(ARGS)
 
 clean: ## Remove .venv and the caches of tools; data in .nightshift stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from core.errors import ServerUnreachableError
 from scripts.changes import SHOWN, ChangeOptions, show_changes
-from scripts.cli import Json, answering_workers, cell, check_redis, connected, console, print_json, print_table
+from scripts.cli import Json, check_redis, connected, print_json, print_table
 
 if TYPE_CHECKING:
     from services.runs import RunView
     from services.status import Status
-    from services.window_states import WindowState
 
 _RUN_COLUMNS = [
     "run>", "kind", "days", "status", "users>", "done>", "seconds>", "users/s>", "rows>", "trades>", "quarantined>",
@@ -27,63 +28,38 @@ def status(
     ] = False,
     json: Json = False,
 ) -> None:
-    """The newest night, the queues, the workers, the prices, alerts and beat."""
-    from core.clock import utc_now
-    from services.status import read_status
-
+    """What is wrong and which page says what to do; the night, queues, workers, prices. Exit code 3: Redis is away."""
     if live:
         from scripts.live import show_live
 
         show_live(json=json)
         return
-    with connected() as servers:
-        check_redis(servers.urls.redis_url)
-        workers = answering_workers(servers)
-        current = read_status(servers.engine, servers.urls.redis_url, workers, now=utc_now(), settings=servers.settings)
+    current = _read_status()
     if json:
         print_json(current)
     else:
-        _print_status(current)
+        from scripts.status_text import print_status
+
+        print_status(current)
+    if current.redis_error is not None:
+        raise ServerUnreachableError(current.redis_error)
 
 
-def _print_status(status: Status) -> None:
-    run = status.night
-    lines = [("now", f"{status.now:%Y-%m-%d %H:%M:%S} UTC")]
-    if run is None:
-        lines.append(("night", "none yet"))
-    else:
-        share = f"{100 * run.users_done / run.users:.0f} %" if run.users else "no users"
-        lines.append(
-            (
-                "night",
-                f"{run.day} · run {run.id} · {run.status} · {run.users_done:,} of {run.users:,} users ({share})",
-            )
-        )
-        if run.users_per_second:
-            lines.append(("speed", f"{run.users_per_second:,.0f} users/s"))
-        if run.estimated_end:
-            lines.append(("done at", f"{run.estimated_end:%H:%M:%S} UTC (estimated)"))
-    lines += [
-        ("next night", f"{status.next_day}, due {status.next_due:%Y-%m-%d %H:%M} UTC"),
-        ("population", f"about {status.users:,} users, {status.simulations:,} simulations"),
-        ("waiting", ", ".join(f"{name} {length}" for name, length in status.queues.items() if length) or "nothing"),
-        ("unacked", ", ".join(f"{name} {length}" for name, length in status.unacked.items() if length) or "nothing"),
-        ("workers", ", ".join(status.workers) or "none answers"),
-        ("prices", f"newest close {status.newest_close or '–'}"),
-        *(("source", _source(source)) for source in status.windows),
-        ("quarantine", f"{status.quarantined:,}"),
-        ("alerts", f"{len(status.alerts):,}" if status.alerts else "none"),
-        *(("alert", f"{alert.kind} since {cell(alert.raised_at)}: {alert.detail}") for alert in status.alerts),
-        ("beat", f"last tick {cell(status.last_tick)}" + (f": {status.last_tick_result}" if status.last_tick else "")),
-    ]
-    width = max(len(name) for name, _ in lines)
-    for name, text in lines:
-        console().print(f"{name:>{width}}  {text}", markup=False, soft_wrap=True)
+def _read_status() -> Status:
+    from core.clock import utc_now
+    from services.status import read_status
+    from workers.app import make_app
+    from workers.health import worker_queues
 
-
-def _source(source: WindowState) -> str:
-    waiting = ", ".join(f"{count:,} {status}" for status, count in source.open.items() if count)
-    return f"{source.source} · newest window {cell(source.newest_done)}" + (f" · {waiting}" if waiting else "")
+    with connected() as servers:
+        workers: dict[str, list[str]] = {}
+        # Where this command started the servers, nobody can work on them; where Redis is away, nobody answers.
+        with suppress(ServerUnreachableError):
+            check_redis(servers.urls.redis_url)
+            if not servers.urls.owned:
+                with make_app(servers.settings, servers.urls.redis_url) as app:
+                    workers = worker_queues(app)
+        return read_status(servers.engine, servers.urls.redis_url, workers, now=utc_now(), settings=servers.settings)
 
 
 def runs(

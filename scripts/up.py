@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,19 +20,47 @@ def up(
     workers: Annotated[
         int | None, typer.Option(min=1, max=256, help="Pool processes of the simulations worker.")
     ] = None,
+    monitoring: Annotated[
+        bool, typer.Option("--monitoring", help="Prometheus and Alertmanager too, where they are installed.")
+    ] = False,
 ) -> None:
     """Run servers (unless others are set), workers, beat, Flower and the exporter until Ctrl-C."""
     from core.settings import get_settings
 
     settings = get_settings()
     refuse_second(settings)
+    if monitoring:
+        _check_monitoring(settings)
     with interruptible(), connected(settings, migrate_own=True) as servers:
         check_redis(servers.urls.redis_url)
         note("starting workers, beat, Flower and the exporter …")
         with full_stack(servers, settings, workers=workers) as stack:
             show_addresses(stack, settings)
-            note("up; Ctrl-C stops everything in order")
-            stay()
+            with _monitoring(settings, stack) if monitoring else nullcontext():
+                note("up; Ctrl-C stops everything in order")
+                stay()
+
+
+def _check_monitoring(settings: Settings) -> None:
+    """Say what is not installed, and raise if a port is taken, before anything is started."""
+    from workers.monitoring import choose_ports, missing_programs
+
+    for line in missing_programs():
+        note(line)
+    choose_ports(settings)
+
+
+@contextmanager
+def _monitoring(settings: Settings, stack: Stack) -> Iterator[None]:
+    """Prometheus and Alertmanager for the length of the block, and a line for each that says where."""
+    from workers.monitoring import Monitoring
+
+    with Monitoring(settings, stack.addresses["metrics"]) as programs:
+        for name, address in programs.addresses.items():
+            note(f"{name:<12} {address}")
+        if programs.tells_nobody:
+            note("alertmanager tells nobody: the secrets' files that compose/alertmanager names are not here")
+        yield
 
 
 def refuse_second(settings: Settings) -> None:

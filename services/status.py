@@ -1,19 +1,29 @@
-"""The state of everything in one reading: the newest night, the queues, the prices, the quarantine, alerts, beat."""
+"""The state of everything in one reading: the newest night, queues, workers, prices, quarantine, and what is wrong.
+
+Redis may be away: then what it knows is empty, and that it is away is one of the problems.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
 from sqlalchemy import Engine, text
 
 from core.database import session_scope
+from core.queues import Queue
 from core.settings import Settings
 from schedules.calendar import next_due
 from services.alerts import AlertView, active_alerts
-from services.queue_state import queue_lengths, redis_client, unacked
+from services.observed import observe
+from services.problems import Problem, find_problems
 from services.runs import RunView, count_quarantine, newest_nightly
-from services.window_states import WindowState, window_states
+from services.window_states import WindowState
+
+# Somebody waits for it: a database that hangs is told of rather than waited for.
+_PATIENCE = text("SET LOCAL statement_timeout = '10s'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,64 +31,76 @@ class Status:
     """What `nightshift status` shows.
 
     Attributes:
+        problems: what is wrong, the worst first.
+        redis_error: why Redis gave no answer; None if it did.
         night: the nightly run that is being worked on, else the newest.
+        deadline: when that night should be done.
         next_day, next_due: the first night that is not due yet, and when it will be.
         queues, unacked: messages that wait, and that a worker has taken, by queue.
         workers: names of the workers that answered.
+        served: how many of them serve a queue.
         quarantined: simulations (or whole users) in quarantine.
         windows: how far each source of prices is.
-        alerts: those that are active, the oldest first.
+        alerts: those of the application that are active, the oldest first.
     """
 
     now: datetime
+    problems: list[Problem]
+    redis_error: str | None
     night: RunView | None
+    deadline: datetime | None
     next_day: date
     next_due: datetime
     queues: dict[str, int]
     unacked: dict[str, int]
     workers: list[str]
+    served: dict[str, int]
     users: int
     simulations: int
     newest_close: date | None
     quarantined: int
+    held_prices: int
     windows: list[WindowState]
     alerts: list[AlertView]
     last_tick: datetime | None
     last_tick_result: str | None
 
 
-def read_status(engine: Engine, redis_url: str, workers: list[str], *, now: datetime, settings: Settings) -> Status:
-    """Read it all.
+def read_status(
+    engine: Engine, redis_url: str, workers: Mapping[str, Sequence[str]], *, now: datetime, settings: Settings
+) -> Status:
+    """Read it all; `workers`: the queues that each one serves that answered.
 
     Raises:
-        ServerUnreachableError: Redis does not answer.
+        sqlalchemy.exc.SQLAlchemyError: the database is away or does not answer in time.
     """
-    with redis_client(redis_url) as client:
-        queues = {str(queue): length for queue, length in queue_lengths(client).items()}
-        taken = {str(queue): length for queue, length in unacked(client).items()}
     day, due = next_due(now, settings.nightly_at)
+    served = Counter(queue for queues in workers.values() for queue in queues)
     with session_scope(engine) as session:
+        session.execute(_PATIENCE)
+        seen = observe(session, redis_url, served, now=now, settings=settings)
         row = session.execute(_COUNTS).one()
-        tick = session.execute(
-            text("SELECT last_run_at, coalesce(last_error, last_result) AS result FROM beat_ticks WHERE name = :name"),
-            {"name": "tick"},
-        ).one_or_none()
         return Status(
             now=now,
+            problems=find_problems(seen),
+            redis_error=seen.redis_error,
             night=newest_nightly(session, now),
+            deadline=seen.night.night.deadline if seen.night.night else None,
             next_day=day,
             next_due=due,
-            queues=queues,
-            unacked=taken,
+            queues=seen.broker.waiting if seen.broker else {},
+            unacked=seen.broker.taken if seen.broker else {},
             workers=sorted(workers),
+            served={queue: served[queue] for queue in Queue} if seen.broker else {},
             users=row.users,
             simulations=row.simulations,
-            newest_close=row.newest_close,
             quarantined=count_quarantine(session),
-            windows=window_states(session),
             alerts=active_alerts(session),
-            last_tick=tick.last_run_at if tick else None,
-            last_tick_result=tick.result if tick else None,
+            newest_close=seen.prices.newest_close,
+            held_prices=seen.prices.held,
+            windows=seen.prices.windows,
+            last_tick=seen.last_tick,
+            last_tick_result=seen.last_tick_result,
         )
 
 
@@ -86,7 +108,6 @@ def read_status(engine: Engine, redis_url: str, workers: list[str], *, now: date
 _COUNTS = text(
     """
     SELECT
-        (SELECT max(day) FROM closes) AS newest_close,
         (SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'users'::regclass) AS users,
         (SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'simulations'::regclass) AS simulations
     """
