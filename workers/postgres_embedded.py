@@ -25,8 +25,10 @@ import psycopg
 
 from core.errors import EmbeddedServerError
 from workers.server_process import LOOPBACK, ServerProcess, SystemUser, signals_held, user_arguments
+from workers.wal_archive import archive_settings
 
 DATABASE = "nightshift"
+MAJOR = 18
 SUPERUSER = "postgres"
 SYSTEM_USER = "pgserver"
 _CONFIGURATION = "nightshift.conf"
@@ -37,8 +39,17 @@ _ENVIRONMENT = {"LC_ALL": "C", "PATH": os.defpath}
 class EmbeddedPostgres:
     """A PostgreSQL 18 whose cluster lives in `directory`; `settings` override those of `default_settings`."""
 
-    def __init__(self, directory: Path, log: Path, *, password: str, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        log: Path,
+        *,
+        password: str,
+        settings: Mapping[str, str],
+        wal_archive: Path | None = None,
+    ) -> None:
         self._password = password
+        self._wal_archive = wal_archive
         self._settings = dict(settings)
         self._programs: Path | None = None
         self._copy: Path | None = None
@@ -85,12 +96,15 @@ class EmbeddedPostgres:
             "",
             "a socket's path is limited to about 100 characters, a home's is not",
         )
-        self._write_configuration(settings)
-        with _open_directory(directory, self._user) as (path, pass_fds):
+        with (
+            _open_directory(directory, self._user) as (path, pass_fds),
+            self._open_archive() as (archive, archive_fds),
+        ):
+            self._write_configuration(settings if archive is None else settings | archive_settings(archive))
             self.process.spawn(
                 [self._program("postgres"), "-D", path, "-c", f"cluster_name={self.process.marker}"],
                 user=self._user,
-                pass_fds=pass_fds,
+                pass_fds=(*pass_fds, *archive_fds),
                 environment=_ENVIRONMENT,
             )
         self.process.wait_ready(lambda: self._create_database(port), (psycopg.OperationalError,))
@@ -105,6 +119,17 @@ class EmbeddedPostgres:
     def url(self, port: int, database: str = DATABASE) -> str:
         """The URL of `database`, password included."""
         return f"postgresql://{SUPERUSER}:{self._password}@{LOOPBACK}:{port}/{database}"
+
+    @contextmanager
+    def _open_archive(self) -> Iterator[tuple[str | None, tuple[int, ...]]]:
+        """The path by which the server reaches the archive of its log, which it alone writes; None without one."""
+        if self._wal_archive is None:
+            yield None, ()
+            return
+        self._wal_archive.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _give(self._wal_archive, self._user)
+        with _open_directory(self._wal_archive, self._user) as (path, pass_fds):
+            yield path, pass_fds
 
     def _create_database(self, port: int) -> None:
         with psycopg.connect(self.url(port, "postgres"), autocommit=True, connect_timeout=5) as connection:
