@@ -36,27 +36,53 @@ keep() {
 random() { openssl rand -hex 24 | tr -d '\n'; }
 hash() { printf '%s' "$(cat "$1")" | openssl dgst -sha256 -r | cut -d' ' -f1; }
 
-for name in postgres_password database_password monitor_password redis_password cache_password redis_monitor_password \
-    nightshift_flower_password nightshift_notify_secret grafana_admin_password grafana_secret_key \
-    grafana_database_password operator_password; do
+for name in postgres_password owner_password worker_password web_password monitor_password dashboards_password \
+    redis_worker_password redis_exporter_password redis_flower_password redis_monitor_password cache_password \
+    nightshift_flower_password nightshift_notify_secret nightshift_metrics_token grafana_admin_password \
+    grafana_secret_key operator_password; do
     random | keep "$name"
 done
 
-printf 'postgresql://nightshift:%s@postgres:5432/nightshift' "$(cat database_password)" | keep nightshift_database_url
-printf 'redis://nightshift:%s@redis:6379/0' "$(cat redis_password)" | keep nightshift_redis_url
+# One URL a role: each process is given its own under the name of the setting.
+printf 'postgresql://postgres:%s@postgres:5432/nightshift' "$(cat postgres_password)" | keep admin_database_url
+for role in owner worker web; do
+    printf 'postgresql://nightshift_%s:%s@postgres:5432/nightshift' "$role" "$(cat "${role}_password")" |
+        keep "${role}_database_url"
+done
+for role in worker exporter flower; do
+    printf 'redis://%s:%s@redis:6379/0' "$role" "$(cat "redis_${role}_password")" | keep "${role}_redis_url"
+done
 printf 'redis://nightshift:%s@cache:6379/0' "$(cat cache_password)" | keep nightshift_cache_url
 
 # Our processes see their own keys, and none of the commands that endanger a server. INFO is for metrics. All channels,
 # because Redis lets who subscribes by pattern do so only if he has the very same pattern.
-acl() {
-    echo 'user default off'
-    echo "user nightshift on #$(hash "$1") ~nightshift:* &* +@all -@admin -@dangerous +info"
+user() {
+    name="$1" secret="$2"
+    shift 2
+    echo "user $name on #$(hash "$secret") $* &* +@all -@admin -@dangerous +info"
+}
+# Asking workers, which is remote control: queues for the answers, and messages that others left unacknowledged.
+asking='%R~nightshift:* ~nightshift:*pidbox* ~nightshift:unacked* ~nightshift:_kombu.binding_deadlines'
+others() {
     echo "user monitor on #$(hash redis_monitor_password) -@all +auth +hello +select +ping +info +config|get" \
         '+client|setname +client|setinfo +latency|latest +latency|histogram +slowlog|get +slowlog|len'
     echo 'user health on nopass -@all +auth +hello +ping'
 }
-acl redis_password | keep redis_acl
-acl cache_password | keep cache_acl
+broker() {
+    echo 'user default off'
+    user worker redis_worker_password '~nightshift:*'
+    # No queue of work can be written or emptied by those who only look.
+    user exporter redis_exporter_password "$asking ~nightshift:login-limit* ~nightshift:workers* ~nightshift:health"
+    user flower redis_flower_password "$asking ~nightshift:*celeryev*"
+    others
+}
+cache() {
+    echo 'user default off'
+    user nightshift cache_password '~nightshift:*'
+    others
+}
+broker | keep redis_acl
+cache | keep cache_acl
 printf '{"redis://monitor@redis:6379": "%s", "redis://monitor@cache:6379": "%s"}' \
     "$(cat redis_monitor_password)" "$(cat redis_monitor_password)" | keep redis_monitor_passwords
 

@@ -49,6 +49,7 @@ _VERIFIED = text(
 )
 _UNVERIFIED = text("UPDATE backups SET verify_error = :error WHERE place = :place AND name = :name")
 _REMOVED = text("UPDATE backups SET state = 'removed' WHERE place = :place AND name = :name")
+_GONE = text("UPDATE backups SET state = 'removed' WHERE place = :place AND state = 'done' AND name <> ALL(:names)")
 _LAST = text("SELECT max(started_at) FROM backups WHERE state = 'done' AND place = :place")
 _LAST_TRY = text("SELECT max(started_at) FROM backups WHERE place = :place")
 _FOUND_WANTING = text("SELECT verify_error IS NOT NULL FROM backups WHERE place = :place AND name = :name")
@@ -91,6 +92,12 @@ def found_wanting(engine: Engine, place: str, name: str) -> bool:
     """Whether the last verification of a backup found something."""
     with engine.connect() as connection:
         return connection.execute(_FOUND_WANTING, {"place": place, "name": name}).scalar() is True
+
+
+def forget_gone(engine: Engine, place: str, names: list[str]) -> None:
+    """Whoever removes a backup by hand tells nobody: what is not among `names`, those of the store, is gone."""
+    with session_scope(engine) as session:
+        session.execute(_GONE, {"place": place, "names": names})
 
 
 class Record:

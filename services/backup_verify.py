@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from core.errors import NightshiftError
 from services.backup_manifest import Manifest
-from services.backup_records import Record, one_at_a_time
+from services.backup_records import Record, forget_gone, one_at_a_time
 from services.backup_restore import fetched, load
-from services.backup_store import BackupStore
+from services.backup_store import BackupStore, backup_names
 from services.backups import VERIFIED, Backups
 
 Scratch = Callable[[int], AbstractContextManager[str]]
@@ -40,6 +40,7 @@ def verify(backups: Backups, name: str, scratch: Scratch) -> Verified:
     try:
         with one_at_a_time(engine, now=backups.clock()):
             started = time.perf_counter()
+            forget_gone(engine, backups.store.place, backup_names(backups.store))
             name = backups.find(name)
             record = Record(engine, backups.store.place, name)
             try:

@@ -26,7 +26,7 @@ from services.backup_cipher import SUFFIX, Cipher, cipher_of
 from services.backup_contents import LEFT_OUT, Progress, exported_snapshot, read_contents
 from services.backup_manifest import FORMAT, FileFacts, Manifest
 from services.backup_programs import find_programs, run_program
-from services.backup_records import Record, one_at_a_time
+from services.backup_records import Record, forget_gone, one_at_a_time
 from services.backup_store import NAME_FORMAT, BackupStore, backup_names, open_store
 
 VERIFIED = "verified.json"
@@ -234,6 +234,7 @@ class Backups:
         for name in old + [name for name in backup_names(self.store, complete=False) if name < abandoned]:
             self.store.remove(name)
             Record(engine, self.store.place, name).removed()
+        forget_gone(engine, self.store.place, backup_names(self.store))
 
 
 def counter(what: str, phrase: str, total: int, progress: Progress) -> Callable[[str], None]:

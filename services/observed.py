@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import ServerUnreachableError
 from core.settings import Settings
+from services.metrics_backups import BackupMetrics, backup_metrics
 from services.metrics_night import NightMetrics, night_metrics
 from services.metrics_outbox import OutboxMetrics, outbox_metrics
 from services.metrics_prices import PriceMetrics, price_metrics
@@ -61,6 +62,7 @@ class Observed:
     runs: RunMetrics
     prices: PriceMetrics
     outbox: list[OutboxMetrics]
+    backups: BackupMetrics
     database: ServerMetrics
     put_back: dict[str, datetime]
     last_tick: datetime | None
@@ -84,6 +86,7 @@ def observe(
         runs=run_metrics(session, now=now),
         prices=price_metrics(session, settings),
         outbox=outbox_metrics(session, settings),
+        backups=backup_metrics(session, settings),
         database=server_metrics(session),
         put_back={row.name.partition(":")[2]: row.last_run_at for row in session.execute(_PUT_BACK)},
         last_tick=tick.last_run_at if tick else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from core.queues import Queue
 from services.metrics_night import WINDOWS
@@ -38,7 +38,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """How one alert's condition is found. `limit`: the number in its rule; None where it compares to none."""
+    """How one alert's condition is found.
+
+    `limit`: the number in its rule, where that is compared to something or added to what is; None where there is none.
+    """
 
     name: str
     severity: str
@@ -226,6 +229,32 @@ def _provider(seen: Observed, limit: float) -> Iterator[str]:
         yield f"{failing} sources of prices did not deliver their newest windows"
 
 
+def _backup_old(seen: Observed, grace: float) -> Iterator[str]:
+    interval = seen.backups.interval
+    if interval is None:
+        return
+    if seen.backups.newest is None:
+        yield "there is no backup"
+    elif (age := _age(seen, seen.backups.newest)) > interval + grace:
+        yield f"the newest backup is {span(age)} old; one is due every {span(interval)}"
+
+
+def _backup_unverified(seen: Observed, grace: float) -> Iterator[str]:
+    interval = seen.backups.interval
+    if seen.backups.damaged:
+        yield f"{seen.backups.damaged} backups that are kept did not stand their verification"
+    elif interval is None:
+        return
+    elif seen.backups.proven is None:
+        yield "no backup was ever restored and found equal"
+    elif (age := _age(seen, seen.backups.proven)) > interval + grace:
+        yield f"the newest backup that was restored and found equal is {span(age)} old"
+
+
+def _age(seen: Observed, moment: datetime) -> float:
+    return (seen.now - moment).total_seconds()
+
+
 CHECKS: tuple[Check, ...] = (
     Check("NightshiftRedisAway", PAGE, None, _redis_away),
     Check("NightshiftExporterAbsent", PAGE, None, _exporter_absent),
@@ -237,6 +266,7 @@ CHECKS: tuple[Check, ...] = (
     Check("NightshiftNightFailuresMany", PAGE, 0.05, _failures),
     Check("NightshiftDayMissed", PAGE, 86_400, _missed),
     Check("NightshiftErrorBudgetFastBurn", PAGE, 14.4, _burns_fast),
+    Check("NightshiftBackupOld", PAGE, 3_600, _backup_old),
     Check("NightshiftDatabaseSlow", WARNING, 0, _slow),
     Check("NightshiftDatabaseConnectionsHigh", WARNING, 0.8, _connections),
     Check("NightshiftRedisMemoryHigh", WARNING, 0.8, _redis_memory),
@@ -253,5 +283,6 @@ CHECKS: tuple[Check, ...] = (
     Check("NightshiftPriceProviderFailing", WARNING, 0, _provider),
     Check("NightshiftPriceStale", WARNING, 600, _price_stale),
     Check("NightshiftOutboxStale", WARNING, 60, _outbox),
+    Check("NightshiftBackupUnverified", WARNING, 7_200, _backup_unverified),
 )
 """The condition of every alert but NightshiftDatabaseAway: without the database there is no reading."""

@@ -1,9 +1,13 @@
-"""All scenarios, in the order in which they are played: what leaves late nights behind comes last."""
+"""All scenarios, in the order in which they are played: what leaves late nights behind comes last.
+
+But for backups: from the first of theirs on the stack makes some, and nothing else is to be measured beside that.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 
+from benchmarks.alerts.backups import none_made, one_damaged
 from benchmarks.alerts.nights import held_up, late, malformed, refused, slept_through, slowed, without_closes
 from benchmarks.alerts.outside import provider_fails, receiver_fails
 from benchmarks.alerts.processes import extra_worker_killed, group_killed, stopped, sweep_held, unplugged
@@ -82,4 +86,11 @@ SCENARIOS: tuple[Scenario, ...] = (
         rows=True,
     ),
     Scenario(("NightWaitsForCloses",), "a day's closes do not come", "they are imported", without_closes),
+    Scenario(
+        ("BackupOld",), "the backups are set back by the interval and an hour", "one is made", none_made, rows=True
+    ),
+    Scenario(
+        ("BackupUnverified",), "a byte of the newest backup is changed, and its verification fails",
+        "it is removed, and a new one made and verified", one_damaged,
+    ),
 )  # fmt: skip

@@ -4,11 +4,11 @@
 set -eu
 export SECRETS="${SECRETS:-/run/secrets}"
 psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "${POSTGRES_USER:-postgres}" --dbname postgres <<'SQL'
-\set database_password `cat "$SECRETS/database_password"`
+\set owner_password `cat "$SECRETS/owner_password"`
 \set monitor_password `cat "$SECRETS/monitor_password"`
--- Owner of the tables: a night makes its partition. Neither superuser nor able to make roles or databases.
-CREATE ROLE nightshift LOGIN PASSWORD :'database_password';
-CREATE DATABASE nightshift OWNER nightshift;
+-- Owner of the tables. Neither superuser nor able to make roles or databases. The others: `nightshift db roles`.
+CREATE ROLE nightshift_owner LOGIN PASSWORD :'owner_password';
+CREATE DATABASE nightshift OWNER nightshift_owner;
 REVOKE CONNECT, TEMPORARY ON DATABASE nightshift FROM PUBLIC;
 CREATE ROLE monitor LOGIN PASSWORD :'monitor_password' CONNECTION LIMIT 5 IN ROLE pg_monitor;
 GRANT CONNECT ON DATABASE nightshift TO monitor;

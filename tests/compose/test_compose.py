@@ -20,7 +20,7 @@ import yaml
 
 from core.queues import Queue
 from core.settings import PREFIX, Settings
-from tests.support.compose import COMPOSE, document, example, make_secrets, ours, read_conf, services
+from tests.support.compose import COMPOSE, document, example, make_secrets, ours, read_conf, secrets_of, services
 from tests.support.nights import ROOT
 from workers.postgres_embedded import default_settings
 from workers.stack import NIGHT_QUEUES, STOP_SECONDS
@@ -30,7 +30,7 @@ WORKERS = {name: service for name, service in services().items() if name.startsw
 # Given by their owners; make-secrets.sh says that they are missing.
 GIVEN = {"tls_certificate", "tls_key"}
 # These run once and end.
-ONCE = {"migrate", "dashboards-role"}
+ONCE = {"migrate", "roles"}
 # A container's own choice, or what only it has.
 CONTAINERS_OWN = {"listen_addresses", "password_encryption", "shared_buffers"}
 
@@ -123,12 +123,12 @@ def test_every_variable_that_is_filled_in_is_explained_in_the_example() -> None:
 
 def test_every_secret_is_defined_used_and_made(made: Path) -> None:
     defined = document()["secrets"]
-    used = {secret for service in services().values() for secret in service.get("secrets", [])}
+    used = {secret for service in services() for secret in secrets_of(service).values()}
     assert used == set(defined)
     for name, secret in defined.items():
         assert secret["file"] == f"./secrets/{name}"
         assert (made / name).is_file() or name in GIVEN, name
-    of_settings = {name for name in defined if name.startswith(PREFIX.lower())}
+    of_settings = {target for service in ours() for target in secrets_of(service) if not target.endswith("_password")}
     assert {name.upper() for name in of_settings} <= SETTINGS
 
 
@@ -141,7 +141,7 @@ def test_what_reads_a_secret_has_it() -> None:
             paths = source.rglob("*") if source.is_dir() else [source]
             text += "".join(path.read_text("utf-8") for path in paths if path.is_file() and volume.startswith("./"))
         wanted = set(re.findall(r"/run/secrets/(\w+)", text))
-        assert wanted <= set(service.get("secrets", [])), name
+        assert wanted <= set(secrets_of(name)), name
 
 
 def test_every_file_that_is_mounted_is_there_and_read_only() -> None:
@@ -160,8 +160,11 @@ def test_the_order_of_the_start() -> None:
         if name == "migrate":
             assert service["depends_on"] == {"postgres": {"condition": "service_healthy"}}
             continue
+        if name == "roles":
+            assert service["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
+            continue
         conditions = {other: rule["condition"] for other, rule in service["depends_on"].items()}
-        assert conditions["migrate"] == "service_completed_successfully", name
+        assert conditions["roles"] == "service_completed_successfully", name
         assert conditions["redis"] == conditions["cache"] == "service_healthy", name
     waits = {name: set(service.get("depends_on", ())) for name, service in services().items()}
     assert waits["nginx"] == {"exporter", "flower", "grafana"}
@@ -229,7 +232,7 @@ def test_secrets_are_random_private_and_never_overwritten(made: Path, tmp_path: 
     ]
     assert len(set(passwords)) == len(passwords) > 8
     assert all(re.fullmatch("[0-9a-f]{48}", password) for password in passwords)
-    assert before["database_password"] in before["nightshift_database_url"]
+    assert before["worker_password"] in before["worker_database_url"]
     assert not any(password in before["redis_acl"] + before["nginx_htpasswd"] for password in passwords)
 
     (made / "redis_acl").unlink()
@@ -239,7 +242,7 @@ def test_secrets_are_random_private_and_never_overwritten(made: Path, tmp_path: 
     assert "tls_key" in again.stderr
 
     make_secrets(tmp_path / "other")
-    assert (tmp_path / "other" / "database_password").read_text() != before["database_password"]
+    assert (tmp_path / "other" / "worker_password").read_text() != before["worker_password"]
     # A script of a shell that is not bash, too.
     assert "umask 077" in (COMPOSE / "make-secrets.sh").read_text("utf-8")
 

@@ -161,7 +161,7 @@ def test_every_alert_that_a_panel_names_exists_and_its_name_leads_to_its_runbook
 
 
 def test_no_secret_stands_in_the_provisioning() -> None:
-    assert re.findall(r"password: (\S+)", PROVISIONED) == ["$__file{/run/secrets/grafana_database_password}"]
+    assert re.findall(r"password: (\S+)", PROVISIONED) == ["$__file{/run/secrets/dashboards_password}"]
 
 
 def test_the_provisioned_scrape_interval_is_that_of_prometheus() -> None:

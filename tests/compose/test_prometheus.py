@@ -33,7 +33,8 @@ def promtool(*arguments: str | Path) -> None:
 
 
 def test_the_configuration_is_clean() -> None:
-    promtool("check", "config", PROMETHEUS / "prometheus.yml")
+    # The token's file is where only the container has it; the rules are checked below.
+    promtool("check", "config", "--syntax-only", PROMETHEUS / "prometheus.yml")
 
 
 def test_the_rules_are_clean() -> None:
@@ -50,7 +51,7 @@ def test_every_alert_is_tested_firing_and_not_firing() -> None:
         r"- alertname: (\w+)\n\s+eval_time: \S+\n\s+exp_alerts:(.*)", "".join(path.read_text("utf-8") for path in TESTS)
     )
     names = {alert.name for alert in alerts()}
-    assert len(names) == 27
+    assert len(names) == 29
     assert {name for name, expected in cases if "[]" not in expected} == names
     assert {name for name, expected in cases if "[]" in expected} == names
 

@@ -20,8 +20,8 @@ import redis
 from core.clock import utc_now
 from core.database import make_engine
 from services.seeding import seed
-from tests.support.compose import COMPOSE, ours, services
-from tests.support.compose_natively import Native, dashboards_role, natively
+from tests.support.compose import COMPOSE, document, ours, services
+from tests.support.compose_natively import Native, natively
 from tests.support.nights import import_samples, scalar
 from tests.support.polling import wait_until
 from workers.stack import STOP_SECONDS
@@ -34,7 +34,7 @@ SETTINGS = {
     "NIGHTSHIFT_TICK_SECONDS": "2",
     "NIGHTSHIFT_CATCH_UP_DAYS": "2",
 }
-ONCE = {"migrate"}
+ONCE = {"migrate", "roles"}
 
 
 def instances() -> dict[str, str]:
@@ -53,8 +53,9 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Native]:
     with natively(tmp_path_factory.mktemp("native")) as native:
         migrated = native.run("migrate", SETTINGS)
         assert migrated.returncode == 0, migrated.stderr
-        dashboards_role(native)
-        engine = make_engine(native.secret("nightshift_database_url"))
+        given = native.run("roles", SETTINGS)
+        assert given.returncode == 0, given.stderr
+        engine = make_engine(native.secret("owner_database_url"))
         import_samples(engine)
         seed(engine, users=USERS, seed_number=7, start=date(2022, 12, 27), spread_days=0)
         for name, service in instances().items():
@@ -68,6 +69,11 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Native]:
             engine.dispose()
 
 
+def services_passwords() -> set[str]:
+    """The secrets that are passwords or tokens, which no URL hides."""
+    return {name for name in document()["secrets"] if name.endswith(("_password", "_token")) and "alert" not in name}
+
+
 def ended(native: Native) -> dict[str, str]:
     """What has ended, and its last words."""
     return {name: native.log(name)[-2000:] for name, process in native.processes.items() if process.poll() is not None}
@@ -79,7 +85,7 @@ def test_there_are_two_beats_and_every_service_of_ours() -> None:
 
 
 def test_the_nights_are_done_and_nobody_is_left_out(native: Native) -> None:
-    with psycopg.connect(native.secret("nightshift_database_url")) as connection:
+    with psycopg.connect(native.secret("worker_database_url")) as connection:
         runs = connection.execute("SELECT status, users FROM runs").fetchall()
         days = connection.execute("SELECT day::text, count(*) FROM portfolio_days GROUP BY 1 ORDER BY 1").fetchall()
         left_out = connection.execute("SELECT count(*) FROM quarantine").fetchone()
@@ -111,10 +117,20 @@ def test_a_migration_that_is_done_is_done(native: Native) -> None:
 
 def test_no_process_asked_redis_for_anything_that_its_user_may_not(native: Native) -> None:
     assert native.refused() == []
-    with redis.Redis.from_url(native.secret("nightshift_redis_url")) as client:
+    with redis.Redis.from_url(native.secret("worker_redis_url")) as client:
         for forbidden in (("FLUSHALL",), ("CONFIG", "SET", "maxmemory", "0"), ("SET", "elsewhere", "1"), ("KEYS", "*")):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.execute_command(*forbidden)
+    for name in ("exporter", "flower"):
+        with redis.Redis.from_url(native.secret(f"{name}_redis_url")) as client:
+            assert client.llen("nightshift:simulations") == 0
+            for forbidden in (
+                ("DEL", "nightshift:simulations"), ("LPUSH", "nightshift:simulations", "x"), ("FLUSHALL",),
+                ("FLUSHDB",), ("RENAME", "nightshift:simulations", "nightshift:unacked"), ("CONFIG", "GET", "*"),
+                ("ACL", "LIST"), ("SHUTDOWN",), ("HSET", "nightshift:dropped", "x", "1"), ("DEBUG", "SLEEP", "0"),
+            ):  # fmt: skip
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    client.execute_command(*forbidden)
     with redis.Redis(port=native.ports["redis"]) as anybody, pytest.raises(redis.exceptions.AuthenticationError):
         anybody.ping()
 
@@ -133,17 +149,19 @@ def test_the_exporters_of_others_can_ask_and_nothing_more(native: Native) -> Non
         f"postgresql://monitor:{native.secret('monitor_password')}@127.0.0.1:{native.ports['postgres']}/nightshift"
     )
     with psycopg.connect(monitor) as connection:
-        assert connection.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = 'nightshift'").fetchone()
+        assert connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE usename = 'nightshift_worker'"
+        ).fetchone()
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("SELECT * FROM users")
 
 
 def test_the_owner_of_the_tables_is_no_superuser_and_grafana_reads_only(native: Native) -> None:
     with psycopg.connect(native.admin_url) as connection:
-        roles = "SELECT rolsuper OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname = 'nightshift'"
+        roles = "SELECT rolsuper OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname = 'nightshift_owner'"
         assert connection.execute(roles).fetchone() == (False,)
-    dashboards_role(native)  # as at the next `docker compose up`
-    password = native.secret("grafana_database_password")
+    assert native.run("roles", SETTINGS).returncode == 0  # as at the next `docker compose up`
+    password = native.secret("dashboards_password")
     grafana = f"postgresql://nightshift_dashboards:{password}@127.0.0.1:{native.ports['postgres']}/nightshift"
     with psycopg.connect(grafana) as connection:
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (1,)
@@ -163,14 +181,15 @@ def test_flower_and_the_exporter_are_where_nginx_looks_for_them(native: Native) 
         lambda: {name.split("@")[0] for name in httpx.get(asked, headers={"Authorization": login}).json()} == groups,
         what="Flower's list of workers",
     )
-    metrics = httpx.get(f"http://127.0.0.1:{native.ports['exporter']}/metrics").text
+    address = f"http://127.0.0.1:{native.ports['exporter']}/metrics"
+    assert httpx.get(address).status_code == 401
+    token = native.secret("nightshift_metrics_token")
+    metrics = httpx.get(address, headers={"Authorization": f"Bearer {token}"}).text
     assert "nightshift_users_done " in metrics
 
 
 def test_no_secret_is_in_a_log_or_an_environment(native: Native) -> None:
-    known = {
-        name: native.secret(name) for name in ("database_password", "redis_password", "nightshift_flower_password")
-    }
+    known = {name: native.secret(name) for name in services_passwords()}
     for name, process in native.processes.items():
         with open(f"/proc/{process.pid}/environ", encoding="utf-8") as environment:  # noqa: PTH123 - of a process
             text = native.log(name) + environment.read()

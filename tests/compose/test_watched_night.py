@@ -22,12 +22,12 @@ from sqlalchemy import make_url
 
 from core.clock import utc_now
 from core.database import make_engine
+from services.roles import ROLES, write_roles
 from tests.support.database import execute, new_database
 from tests.support.exporter import exporter, scrape
 from tests.support.faulty_night import FAILING, MALFORMED, POISON, FaultyNight, empty_redis, faulty_night
 from tests.support.figures import agree, logged
 from tests.support.grafana import (
-    GRAFANA,
     POSTGRES,
     PROMETHEUS,
     Target,
@@ -95,7 +95,8 @@ def seen(servers: ServerUrls, tmp_path_factory: pytest.TempPathFactory) -> Itera
             end = utc_now().timestamp() if scraper is None else over(scraper)
             yield Seen(night, scraper, start, end, reader(url))
         engine.dispose()
-    execute(servers.database_url, f"DROP ROLE {ROLE}")
+    for role in reversed(ROLES):
+        execute(servers.database_url, f"DROP ROLE {role.name}")
 
 
 def over(scraper: Prometheus) -> float:
@@ -170,10 +171,9 @@ def test_the_exporter_that_was_killed_shows_what_a_new_one_does(seen: Seen) -> N
 def reader(url: str) -> str:
     """The URL of the role that Grafana has, made as an operator makes it."""
     password = secrets.token_hex(8)
-    with psycopg.connect(url, autocommit=True) as connection:
-        for _ in range(2):
-            connection.execute((GRAFANA / "reader.sql").read_bytes())
-        connection.execute(f"ALTER ROLE {ROLE} PASSWORD '{password}'".encode())
+    engine = make_engine(url)
+    write_roles(engine, passwords={ROLE: password})
+    engine.dispose()
     return make_url(url).set(username=ROLE, password=password).render_as_string(hide_password=False)
 
 

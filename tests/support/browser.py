@@ -57,7 +57,9 @@ class Browser:
 
     def text(self, css: str = "body") -> str:
         """The text that is to be seen in the first such element."""
-        return self.find(css).text
+        self.find(css)
+        # In one step: between finding an element and reading it, another page may have come.
+        return next(iter(self.texts(css)), "")
 
     def texts(self, css: str) -> list[str]:
         """The text of each such element; none is no error."""
@@ -138,6 +140,8 @@ def browser(screenshots: Path | None = None) -> Iterator[Browser]:
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         chrome = Chrome(options, ChromeService(driver))
+        # Reading a page aloud takes long where other tests keep the machine busy.
+        chrome.set_script_timeout(120)
         try:
             seen = Browser(chrome, Path(_KEPT) if _KEPT else screenshots or Path(directory) / "screenshots")
             seen.set_window(1280, 800)

@@ -95,17 +95,22 @@ BACKUPS: list[Panel] = [
         now("nightshift_backup_interval_seconds", "interval"), unit="s", base="blue", width=6, noValue="none",
     ),
     stat(
-        "Intervals since", "Age of the newest backup in intervals; over 2 one was left out.",
-        now("(time() - nightshift_backup_last_success_timestamp_seconds) / nightshift_backup_interval_seconds"),
-        steps=[(1.5, "orange"), (2, "red")], width=5, decimals=1, noValue="none",
+        "Overdue", "By how much the newest backup is older than the interval; over an hour is NightshiftBackupOld.",
+        now(
+            "clamp_min(time() - nightshift_backup_last_success_timestamp_seconds"
+            " - nightshift_backup_interval_seconds, 0)"
+        ),
+        unit="s", steps=[(60, "orange"), (3600, "red")], width=5, noValue="none",
     ),
     stat(
-        "Newest proven backup", "How far back the newest goes that was restored and found equal.",
+        "Newest proven backup",
+        "How far back the newest goes that was restored and found equal; over the interval and two hours is"
+        " NightshiftBackupUnverified.",
         now("time() - nightshift_backup_verified_timestamp_seconds"), unit="s", base="blue", width=5, noValue="none",
     ),
     stat(
-        "Damaged", "Backups that are kept and did not stand their verification.", now("nightshift_backups_damaged"),
-        steps=[(1, "red")],
+        "Damaged", "Backups that are kept and did not stand their verification; one is NightshiftBackupUnverified.",
+        now("nightshift_backups_damaged"), steps=[(1, "red")],
     ),
     stat(
         "Failed", "Backups that could not be made, within the shown time.",

@@ -42,12 +42,17 @@ WORKERS: list[Panel] = [
     ),
     lines(
         "Pool processes", "Of the groups that answered, by queue.",
-        metric(f"nightshift_worker_processes{{{_QUEUE}}}", "{{queue}}"),
+        metric(f"nightshift_worker_processes{{{_QUEUE}}}", "{{queue}}"), width=8,
+    ),
+    lines(
+        "Workers wanted", "Groups that serve simulations, and how many are wanted: KEDA starts and ends them so.",
+        metric("nightshift_desired_workers", "wanted: {{group}}"),
+        metric('nightshift_workers{queue="simulations"}', "there"), width=8,
     ),
     lines(
         "Since a worker last answered", "They are asked every 5 s; after 30 s one counts as lost.",
         metric("time() - nightshift_worker_last_answer_timestamp_seconds", "{{worker}}"),
-        unit="s", steps=[(30, "orange")],
+        unit="s", steps=[(30, "orange")], width=8,
     ),
 ]  # fmt: skip
 
