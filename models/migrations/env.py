@@ -10,7 +10,13 @@ from alembic import context
 from models.migrate import AUTOGENERATE
 from models.tables import Base
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata, **AUTOGENERATE)
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    # So a migration may leave its transaction: `with op.get_context().autocommit_block()`.
+    transaction_per_migration=True,
+    **AUTOGENERATE,
+)
 
 with context.begin_transaction():
     context.run_migrations()

@@ -1,0 +1,35 @@
+"""A worker starts only on a schema that it can work with: its own, or a newer one.
+
+A newer one is what every worker meets while an upgrade goes on: migrations only add, until no old worker is left
+(docs/upgrades.md). An older one lacks what this code writes, and each of its batches would fail.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from core.database import check_database, make_engine
+from core.errors import DatabaseVersionError, ServerUnreachableError
+from core.log import get_logger
+from models.migrate import check_schema
+
+log = get_logger(__name__)
+
+
+def require_schema(database_url: str) -> None:
+    """End this process in one line, with exit code 1, if the database is empty or older than this code.
+
+    A database that does not answer is no reason: a worker waits for its servers.
+    """
+    engine = make_engine(database_url, application="nightshift worker start")
+    try:
+        check_database(engine)
+        check_schema(engine, newer=True)
+    except ServerUnreachableError as error:
+        log.warning("the schema was not checked", error=str(error))
+    except DatabaseVersionError as error:
+        sys.stderr.write(f"nightshift: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    finally:
+        # Before the fork: no connection may be shared.
+        engine.dispose()
