@@ -16,13 +16,14 @@ PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11 python
 	if command -v $$name >/dev/null 2>&1 && $$name -c '$(SUPPORTED)' >/dev/null 2>&1; then echo $$name; break; fi; done)
 
 # Two test processes fit the smallest machine we care about; a file stays in one process, so that a fixture of a
-# module (servers, a filled database) is built once. PYTEST_ARGS adds options or names files.
+# module (servers, a filled database) is built once. The files begin in the order of tests/conftest.py: the longest first.
+# PYTEST_ARGS adds options or names files.
 TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
 ARGS ?=
 MAX_LINES := 400
 
-.PHONY: help venv demo up test check bench chaos alerts clean
+.PHONY: help venv demo up test check bench chaos alerts audit clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z_-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +38,7 @@ up: $(VENV)/.runtime ## The whole stack on embedded servers, in the foreground
 	@exec $(BIN)/nightshift up $(ARGS)
 
 test: $(VENV)/.development ## Run all tests (PYTEST_ARGS="-k ledger": some of them)
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(VENV)/.development ## Lint, format, types, import contracts, length of files
 	$(BIN)/ruff check .
@@ -55,6 +56,9 @@ chaos: $(VENV)/.runtime ## Kill things during nights and compare the tables (ARG
 
 alerts: $(VENV)/.runtime ## Provoke every alert with the real Prometheus: eleven minutes (ARGS="--only BeatSilent": some)
 	@exec $(BIN)/nightshift bench alerts $(ARGS)
+
+audit: $(VENV)/.audit ## Known vulnerabilities and the licences of what comes along (ARGS=--demand: fail where nobody can say)
+	@$(BIN)/python -m scripts.audit $(ARGS)
 
 clean: ## Remove .venv and the caches of tools; data in .nightshift stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache
@@ -78,3 +82,8 @@ $(VENV)/.development: pyproject.toml constraints.txt | $(VENV)/.base
 	@echo "installing Nightshift and its development tools into $(VENV)" >&2
 	@$(PIP) install --constraint constraints.txt --editable . --group dev
 	@touch $(VENV)/.runtime $@
+
+$(VENV)/.audit: pyproject.toml constraints.txt | $(VENV)/.development
+	@echo "installing the tools of the audit into $(VENV)" >&2
+	@$(PIP) install --constraint constraints.txt --group audit
+	@touch $@

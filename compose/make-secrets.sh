@@ -72,7 +72,7 @@ broker() {
     echo 'user default off'
     user worker redis_worker_password '~nightshift:*'
     # No queue of work can be written or emptied by those who only look.
-    user exporter redis_exporter_password "$asking ~nightshift:login-limit* ~nightshift:workers* ~nightshift:health"
+    user exporter redis_exporter_password "$asking ~nightshift:login-limit* ~nightshift:worker* ~nightshift:health"
     user flower redis_flower_password "$asking ~nightshift:*celeryev*"
     others
 }

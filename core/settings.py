@@ -1,4 +1,4 @@
-"""Every setting, once. Read from `NIGHTSHIFT_*` variables or `.env`; frozen; unknown names are refused."""
+"""Every setting, once. Read from `NIGHTSHIFT_*` variables, `.env` or files; frozen; unknown names are refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from core.errors import UsageError
 
@@ -28,6 +33,11 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(Path(".nightshift"), description="Where the embedded servers and the local state live.")
+    secrets_dir: Path | None = Field(
+        None,
+        description="A directory of files, each named after a setting and holding its value: "
+        "`nightshift_database_url`. A variable goes before a file.",
+    )
     database_url: SecretStr | None = Field(
         None,
         description="postgresql://…; empty: the embedded server. Behind PgBouncer use session pooling: "
@@ -36,6 +46,16 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(None, description="redis://… of the broker; empty: the embedded server.")
     cache_url: SecretStr | None = Field(
         None, description="redis://… of the cache of prices, best one with `allkeys-lru`; empty: the broker's server."
+    )
+    tls_ca: Path | None = Field(
+        None,
+        description="The certificates (PEM) that vouch for PostgreSQL and Redis; with it a PostgreSQL elsewhere is "
+        "asked with `sslmode=verify-full`. Empty: the system's, where the URL asks for TLS.",
+    )
+    tls_certificate: Path | None = Field(None, description="Our own certificate, where a server asks for one.")
+    tls_key: Path | None = Field(None, description="Its key, readable for its user alone.")
+    tls_required: bool = Field(
+        False, description="Refuse a PostgreSQL or Redis on another machine unless its certificate is checked."
     )
 
     nightly_at: time = Field(time(0, 1), description="UTC time of day at which the previous day becomes due.")
@@ -50,6 +70,12 @@ class Settings(BaseSettings):
     tick_seconds: float = Field(5.0, gt=0, description="How often beat sends its tick.")
 
     workers: int = Field(2, ge=1, le=256, description="Pool processes of the simulations worker in `nightshift up`.")
+    workers_max: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="They grow up to so many while work waits and cores and memory are free. Empty: never.",
+    )
     batch_users: int = Field(
         10_000,
         ge=1,
@@ -71,6 +97,24 @@ class Settings(BaseSettings):
         900, ge=1, description="Seconds until Redis gives an unacknowledged message to another worker."
     )
     message_max_bytes: int = Field(16_384, ge=256, description="A larger message is dropped, not parsed.")
+
+    scale_min: int = Field(
+        2, ge=1, le=1000, description="Workers wanted at least: they carry the night. See docs/scaling.md."
+    )
+    scale_max: int = Field(10, ge=1, le=1000, description="Workers wanted at most.")
+    scale_backlog_seconds: float = Field(
+        300.0, gt=0, description="More are wanted if what waits would take those that are there longer."
+    )
+    scale_queue: int = Field(100, ge=1, description="More are wanted if more messages wait.")
+    scale_cpu: float = Field(0.7, gt=0, le=1, description="More are wanted if more of their CPU is in use for long.")
+    scale_memory: float = Field(
+        0.8, gt=0, le=1, description="More are wanted if more of their memory is in use for long."
+    )
+    scale_pressure_seconds: float = Field(300.0, ge=0, description="What long means, while work waits.")
+    scale_up_seconds: float = Field(300.0, ge=0, description="From one change to the next one upwards, at least.")
+    scale_down_seconds: float = Field(
+        600.0, ge=0, description="From one change to the next one downwards, at least; and so long fewer must do."
+    )
 
     price_sources: str = Field(
         "",
@@ -120,16 +164,125 @@ class Settings(BaseSettings):
     smtp_tls: Literal["none", "starttls", "tls"] = Field("starttls", description="`tls`: from the first byte on.")
     smtp_from: str = Field("", description="The sender of mails to users, e.g. `nightshift@example.org`.")
 
+    keep_days: int = Field(
+        90, ge=7, le=36_500, description="Portfolio days are kept for so many days, then the last day of each month."
+    )
+    keep_tick_days: int = Field(
+        400, ge=35, le=36_500, description="Ticks are kept at least so long; whole months go. Closes and trades stay."
+    )
+    keep_run_days: int = Field(
+        90, ge=7, le=36_500, description="Runs keep their batches so long after their end, then one row each."
+    )
+    keep_revision_days: int = Field(
+        365, ge=7, le=36_500, description="What a reprocess changed is kept so long after its end."
+    )
+    keep_outbox_days: int = Field(
+        30, ge=1, le=36_500, description="Notifications are kept so long after they were sent or given up."
+    )
+    keep_window_days: int = Field(
+        30, ge=1, le=36_500, description="Windows of prices are kept so long after they can no longer be filled."
+    )
+
+    backup_to: str = Field(
+        "",
+        description="Where backups go by themselves: a directory, best on another disk, or `s3://bucket/prefix` (extra "
+        "`s3`). Empty: none are made but by hand, to `backups` in the home.",
+    )
+    backup_hours: float = Field(6.0, gt=0, le=168, description="How often a backup is made and verified.")
+    backup_keep_days: int = Field(
+        30, ge=1, le=36_500, description="Backups are kept so long, and the newest verified one always."
+    )
+    backup_jobs: int = Field(2, ge=1, le=64, description="Tables that are dumped, restored or counted at once.")
+    backup_wait_minutes: float = Field(
+        30.0, ge=0, le=1440, description="So long at most a backup waits for the end of a night that runs."
+    )
+    backup_key: SecretStr | None = Field(
+        None,
+        description="Encrypts and signs backups: an age identity (`nightshift backup key` makes one); after a change "
+        "the old ones follow behind commas. Keep a copy elsewhere: without it no backup can be read.",
+    )
+    backup_s3_endpoint: str = Field("", description="Another S3-compatible store than Amazon's: its URL.")
+    backup_s3_region: str = Field("", description="The bucket's region; empty: `AWS_REGION`.")
+    backup_s3_key_id: str = Field("", description="Access key; empty: `AWS_ACCESS_KEY_ID`, or the machine's role.")
+    backup_s3_secret: SecretStr | None = Field(None, description="Its secret.")
+    wal_archive: str = Field(
+        "",
+        description="A directory in which the embedded PostgreSQL archives its log, for recovery to any moment: "
+        "see docs/backups.md. Empty: no archive.",
+    )
+
     log_format: Literal["auto", "json", "pretty"] = Field(
         "auto", description="`auto`: pretty on a terminal, else JSON."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Logs go to stderr.")
 
     host: str = Field("127.0.0.1", description="Address that Flower and the exporter bind.")
+    metrics_token: SecretStr | None = Field(
+        None,
+        description="What Prometheus sends as a bearer token for `/metrics` and `/health/deep`. The exporter does not "
+        "start without where `HOST` is not this machine.",
+    )
     flower_port: Port = Field(5555, description="0 takes a free port.")
     exporter_port: Port = Field(9808, description="0 takes a free port.")
+    prometheus_port: Port = Field(9090, description="Of `nightshift up --monitoring`; 0 takes a free port.")
+    alertmanager_port: Port = Field(9093, description="Of `nightshift up --monitoring`; 0 takes a free port.")
+    web_session_hours: float = Field(
+        12.0, gt=0, le=720, description="So long a login on the status page lasts at most."
+    )
+    web_idle_minutes: float = Field(60.0, gt=0, description="It ends earlier if nobody asks for a page for so long.")
+    login_limit: str = Field(
+        "10/15minutes", description="So many failed logins an account may have, and so many an address."
+    )
+    trusted_proxies: str = Field(
+        "", description="Addresses of proxies whose `X-Forwarded-For` says who asks, separated by commas."
+    )
     flower_user: str = Field("operator", description="Flower's basic authentication.")
     flower_password: SecretStr | None = Field(None, description="Empty: generated at start and shown there.")
+    flower_control: bool = Field(
+        False, description="Whether Flower may stop workers, revoke and send tasks. Else it only shows."
+    )
+    flower_auth: str = Field(
+        "",
+        description="Who may log in to Flower by OAuth: mail addresses separated by bars, or all of a domain: "
+        "`.*@example.org`. Empty: basic authentication.",
+    )
+    flower_auth_provider: Literal["github", "gitlab", "google", "okta"] = Field(
+        "google", description="Who knows these people."
+    )
+    flower_oauth_key: str = Field("", description="Flower's client id there.")
+    flower_oauth_secret: SecretStr | None = Field(None, description="Flower's client secret there.")
+    flower_oauth_redirect: str = Field("", description="`https://…/login` of Flower, as it is registered there.")
+
+    sentry_dsn: SecretStr | None = Field(
+        None, description="Where errors are reported: Sentry's DSN; needs the extra `sentry`. Empty: nowhere."
+    )
+    otlp_endpoint: str = Field(
+        "",
+        description="Where traces go: the base URL of an OpenTelemetry collector (OTLP over HTTP), "
+        "e.g. `http://127.0.0.1:4318`; needs the extra `tracing`. Empty: no traces.",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, variables, `.env`, and the files of `secrets_dir`, if one of those names it.
+
+        Raises:
+            UsageError: it is no directory.
+        """
+        variables = (init_settings, env_settings, dotenv_settings)
+        directory = next((found for source in variables if (found := source().get("secrets_dir"))), None)
+        if directory is None:
+            return (*variables, file_secret_settings)
+        if not Path(directory).is_dir():
+            raise UsageError(f"setting {PREFIX}SECRETS_DIR: {directory} is not a directory")
+        return (*variables, SecretsSettingsSource(settings_cls, secrets_dir=directory))
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Self:
@@ -139,11 +292,52 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _scale_in_order(self) -> Self:
+        if self.scale_min > self.scale_max:
+            raise ValueError("scale_min <= scale_max must hold")
+        if self.workers_max is not None and self.workers_max < self.workers:
+            raise ValueError("workers <= workers_max must hold")
+        return self
+
+    @model_validator(mode="after")
+    def _files_of_tls(self) -> Self:
+        for name in ("tls_ca", "tls_certificate", "tls_key"):
+            file = getattr(self, name)
+            if file is not None and not file.is_file():
+                raise ValueError(f"{name}: {file} is not a file")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together")
+        return self
+
+    @model_validator(mode="after")
     def _mail_is_safe(self) -> Self:
         if self.smtp_host and not self.smtp_from:
             raise ValueError("smtp_from must be set where smtp_host is")
         if self.smtp_password is not None and self.smtp_tls == "none" and self.smtp_host not in _THIS_MACHINE:
             raise ValueError("smtp_password would be readable on its way: set smtp_tls to starttls or tls")
+        return self
+
+    @model_validator(mode="after")
+    def _flower_knows_its_people(self) -> Self:
+        login = self.flower_user + (self.flower_password.get_secret_value() if self.flower_password else "")
+        # Flower splits its list of logins at commas: what follows one would be a login of its own.
+        if not login.isascii() or "," in login or ":" in self.flower_user:
+            raise ValueError("flower_user and flower_password are ASCII without a comma, flower_user without a colon")
+        oauth = (self.flower_oauth_key, self.flower_oauth_secret, self.flower_oauth_redirect)
+        if self.flower_auth and not all(oauth):
+            raise ValueError("flower_auth needs flower_oauth_key, flower_oauth_secret and flower_oauth_redirect")
+        return self
+
+    @model_validator(mode="after")
+    def _collector_is_a_url(self) -> Self:
+        if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
+            raise ValueError("otlp_endpoint must begin with http:// or https://")
+        return self
+
+    @model_validator(mode="after")
+    def _bucket_has_both_keys(self) -> Self:
+        if bool(self.backup_s3_key_id) != (self.backup_s3_secret is not None):
+            raise ValueError("backup_s3_key_id and backup_s3_secret belong together")
         return self
 
     @property
@@ -191,6 +385,8 @@ def get_settings() -> Settings:
         raise UsageError(f"unknown setting {unknown[0]}: the settings are listed in docs/settings.md")
     try:
         return Settings()
+    except OSError as error:
+        raise UsageError(f"settings: cannot read {error.filename}: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         name = " " + PREFIX + ".".join(str(part) for part in first["loc"]).upper() if first["loc"] else "s"

@@ -138,7 +138,58 @@ def _ensure(connection: Connection, wanted: Sequence[Partition]) -> list[str]:
         return []
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PARTITION_LOCK})
     made = missing_partitions(connection, wanted)
+    owned = bool(made) and connection.execute(_OWNED).scalar_one()
     for partition in made:
-        for statement in partition.statements():
-            connection.exec_driver_sql(statement)
+        if owned:
+            for statement in partition.statements():
+                connection.exec_driver_sql(statement)
+        else:
+            values = {"parent": partition.parent, "first": partition.lower[:10]}
+            connection.execute(text("SELECT make_partition(:parent, CAST(:first AS date))"), values)
     return [partition.name for partition in made]
+
+
+PARTITION_FUNCTION = "make_partition(text, date)"
+# Who may not change the tables makes partitions through the function of services.roles.
+_OWNED = text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'portfolio_days'::regclass")
+
+
+def partition_function() -> str:
+    """The SQL of `make_partition(parent, day)`, which makes with its owner's rights the partition that holds a day.
+
+    Whoever may call it can do nothing else by it: names and bounds are made of the day, and what there is stays.
+    """
+    # The statements are formats of the name and the bounds.
+    branches = "".join(
+        f"    WHEN '{parent}' THEN statements := ARRAY[{', '.join(f'$sql${statement}$sql$' for statement in made)}];\n"
+        for parent in PARTITIONED
+        for made in [Partition(parent, "%1$s", "%2$s", "%3$s").statements()]
+    )
+    return _FUNCTION.format(branches=branches, lock=PARTITION_LOCK)
+
+
+_FUNCTION = """
+CREATE OR REPLACE FUNCTION make_partition(parent text, day date) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
+SET "TimeZone" = 'UTC' SET "DateStyle" = 'ISO' AS $function$
+DECLARE
+    statements text[];
+    statement text;
+    lower date := CASE parent WHEN 'portfolio_days' THEN day ELSE date_trunc('month', day::timestamp)::date END;
+    upper date := CASE parent WHEN 'portfolio_days' THEN day + 1 ELSE (lower + interval '1 month')::date END;
+    name text := parent || to_char(lower, CASE parent WHEN 'portfolio_days' THEN '_YYYYMMDD' ELSE '_YYYYMM' END);
+BEGIN
+    IF day IS NULL OR day NOT BETWEEN DATE '1970-01-01' AND DATE '2199-12-31' THEN
+        RAISE EXCEPTION 'no partition of % is made for %', parent, day USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    CASE parent
+{branches}    END CASE;
+    PERFORM pg_advisory_xact_lock({lock});
+    IF to_regclass(name) IS NULL THEN
+        FOREACH statement IN ARRAY statements LOOP
+            EXECUTE format(statement, name, lower, upper);
+        END LOOP;
+    END IF;
+END
+$function$
+"""

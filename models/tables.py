@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from models.base import Base
+from models.tables_access import RESULTS, ROLES, AuditEntry, Operator, WebSession
+from models.tables_backups import BACKUP_STATES, Backup
 from models.tables_ingestion import (
     CHUNK_KINDS,
     CHUNK_STATUSES,
@@ -20,6 +22,7 @@ from models.tables_ingestion import (
 from models.tables_ledger import LeaderboardEntry, PortfolioDay, Simulation, Strategy, Trade, User
 from models.tables_notifications import OutboxMessage, Registration
 from models.tables_prices import CLOSE_KINDS, Asset, Close, ClosesVersion, PriceCorrection, PriceTick
+from models.tables_retention import ArchivedDay, BatchTotal, PartitionDrop, Retention
 from models.tables_runs import (
     BATCH_STATUSES,
     BATCH_UNFINISHED,
@@ -35,6 +38,7 @@ from models.tables_runs import (
 )
 
 __all__ = [
+    "BACKUP_STATES",
     "BATCH_STATUSES",
     "BATCH_UNFINISHED",
     "CHUNK_KINDS",
@@ -42,15 +46,21 @@ __all__ = [
     "CHUNK_UNFINISHED",
     "CLOSE_KINDS",
     "HELD_STATUSES",
+    "RESULTS",
+    "ROLES",
     "RUN_KINDS",
     "RUN_STATUSES",
     "RUN_UNFINISHED",
     "WINDOW_STATUSES",
     "Alert",
+    "ArchivedDay",
     "Asset",
     "AssetSource",
+    "AuditEntry",
+    "Backup",
     "Base",
     "Batch",
+    "BatchTotal",
     "BeatTick",
     "Close",
     "ClosesVersion",
@@ -58,7 +68,9 @@ __all__ = [
     "LatestPrice",
     "LeaderboardEntry",
     "NightWait",
+    "Operator",
     "OutboxMessage",
+    "PartitionDrop",
     "PortfolioDay",
     "PortfolioRevision",
     "PriceChunk",
@@ -67,10 +79,12 @@ __all__ = [
     "PriceWindow",
     "Quarantine",
     "Registration",
+    "Retention",
     "Run",
     "RunSimulation",
     "Simulation",
     "Strategy",
     "Trade",
     "User",
+    "WebSession",
 ]

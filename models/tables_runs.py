@@ -58,6 +58,8 @@ class Run(Base):
     paused: Mapped[bool] = mapped_column(server_default=text("false"))
     # Of a request from elsewhere: the same key twice is the same request.
     request_key: Mapped[str | None] = mapped_column(unique=True)
+    # What its batches came to, once they are gone (services.retention_runs).
+    summary: Mapped[Json | None]
 
 
 class Batch(Base):
@@ -153,6 +155,7 @@ class Quarantine(Base):
             # A whole user is one entry too, though its simulation_id is NULL.
             postgresql_nulls_not_distinct=True,
         ),
+        Index("ix_quarantine_id_active", "id", postgresql_where=text("cleared_at IS NULL")),
     )
 
     id: Mapped[Big] = mapped_column(Identity(), primary_key=True)

@@ -15,6 +15,8 @@ from core.settings import Settings
 
 TICK = "control.tick"
 ENSURE_PARTITIONS = "maintenance.ensure_partitions"
+MAINTAIN = "maintenance.maintain"
+BACK_UP = "maintenance.back_up"
 DELIVER = "notifications.deliver"
 
 
@@ -30,10 +32,13 @@ class Schedule:
 
 def schedules(settings: Settings) -> tuple[Schedule, ...]:
     """The table. A schedule's name is also its key in `beat_ticks`, where each run of it is recorded."""
-    table = (
+    table: tuple[Schedule, ...] = (
         Schedule("tick", TICK, Queue.CONTROL, timedelta(seconds=settings.tick_seconds)),
         Schedule("ensure_partitions", ENSURE_PARTITIONS, Queue.MAINTENANCE, timedelta(hours=1)),
+        Schedule("maintain", MAINTAIN, Queue.MAINTENANCE, timedelta(minutes=10)),
     )
+    if settings.backup_to:
+        table = (*table, Schedule("backups", BACK_UP, Queue.MAINTENANCE, timedelta(minutes=5)))
     if not settings.notifies:
         return table
     return (*table, Schedule("notifications", DELIVER, Queue.NOTIFICATIONS, timedelta(seconds=10)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
+from core.errors import NightshiftError
 from scripts.cli import Json, cell, interruptible, note, print_json, print_table, quiet_logging
 
 app = typer.Typer()
@@ -86,6 +88,97 @@ def beside(
 
     sizes = {"users": users, "nights": nights, "symbols": symbols, "window_seconds": window_seconds}
     _measure(measure_beside, workers, as_json=json, **sizes)
+
+
+@app.command()
+def digests(
+    users: Annotated[int, typer.Option(min=1, help="Users with one simulation each.")] = 1_000_000,
+    nights: Annotated[int, typer.Option(min=1, max=100, help="Nights alone, and as many beside mails.")] = 3,
+    mails: Annotated[int, typer.Option(min=11, help="The first so many users get a digest.")] = 10_000,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
+    json: Json = False,
+) -> None:
+    """What digest mails that go out cost a night."""
+    from benchmarks.digests import measure_digests
+
+    _measure(measure_digests, workers, as_json=json, users=users, nights=nights, digests=mails)
+
+
+@app.command()
+def alerts(
+    only: Annotated[list[str] | None, typer.Option(help="This alert, e.g. BeatSilent; repeatable.")] = None,
+    json: Json = False,
+) -> None:
+    """Provoke every alert on a stack of its own, with Prometheus and Alertmanager; 1 if one does not fire or clear."""
+    from benchmarks.alerts.measure import measure_alerts, pace
+    from core.log import configure_logging
+    from core.settings import get_settings
+
+    settings = get_settings()
+    # The stack's restarts are what is asked for; the processes log into files of their own.
+    configure_logging(settings.model_copy(update={"log_level": "error"}))
+    with interruptible():
+        found = measure_alerts(only or [], settings=settings, tell=note)
+    if json:
+        print_json([dataclasses.asdict(fired) | {"ok": fired.ok} for fired in found])
+    else:
+        print_table(
+            ["alert", "provoked by", "ended by", "fired after s>", "cleared after s>", "suppressed", "rows"],
+            [[f.alert, f.provoked, f.cured, f.fired_s, f.cleared_s, f.suppressed, f.rows] for f in found],
+            title=pace(),
+        )
+    missing = [fired.alert for fired in found if not fired.ok]
+    if missing:
+        raise NightshiftError(f"{len(missing)} of {len(found)} alerts did not fire or not clear: {', '.join(missing)}")
+
+
+@app.command()
+def years(
+    users: Annotated[int, typer.Option(min=1, help="Users with one simulation each.")] = 1_000,
+    nights: Annotated[int, typer.Option(min=1, max=2_000, help="Nights, each with the maintenance of a day.")] = 400,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
+    json: Json = False,
+) -> None:
+    """Whether tables, partitions and the time of a night level off over the years, and nothing needed goes."""
+    from benchmarks.years import measure_years
+
+    _measure(measure_years, workers, as_json=json, users=users, nights=nights)
+
+
+@app.command()
+def partitions(
+    users: Annotated[int, typer.Option(min=1, help="Users with one simulation each.")] = 100_000,
+    nights: Annotated[int, typer.Option(min=1, max=100, help="Nights with each number of partitions.")] = 5,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
+    json: Json = False,
+) -> None:
+    """How long a night takes beside a thousand partitions, and beside a hundred."""
+    from benchmarks.years import measure_partitions
+
+    _measure(measure_partitions, workers, as_json=json, users=users, nights=nights)
+
+
+@app.command()
+def scaling(json: Json = False) -> None:
+    """How many workers would have been wanted, over recorded nights and reprocessing: neither flapping nor late."""
+    from benchmarks.scaling import measure_scaling
+    from core.settings import get_settings
+
+    settings = get_settings()
+    found = measure_scaling(settings=settings, tell=note)
+    if json:
+        print_json(found)
+        return
+    print_table(
+        ["scenario", "changes>", "flaps>", "late, s>", "at most>", "done after, s>", "with fewest>", "with most>",
+         "worker hours>", "with most>"],
+        [
+            [name, its["changes"], its["flaps"], its["lag_s"], its["most_workers"],
+             *(its["done_after_s"][how] for how in ("wanted", "fewest", "most")),
+             *(its["worker_hours"][how] for how in ("wanted", "most"))]
+            for name, its in found.items()
+        ],
+    )  # fmt: skip
 
 
 @app.command()

@@ -14,12 +14,16 @@ from typing import Annotated
 import typer
 
 from scripts import (
+    backup,
     bench,
     chaos,
     db,
     demo,
+    doctor,
+    maintain,
     notify,
     operate,
+    operators,
     prices,
     prices_decide,
     prices_fetch,
@@ -42,11 +46,13 @@ app = typer.Typer(
 app.add_typer(db.app, name="db", help="The database: its schema and its digest.")
 app.add_typer(prices.app, name="prices", help="What assets cost.")
 app.add_typer(notify.app, name="notifications", help="What people are told, and whether it arrived.")
+app.add_typer(operators.app, name="operators", help="Who may look and act on the status page.")
+app.add_typer(backup.app, name="backup", help="Backups: made, proven, restored.")
 app.add_typer(bench.app, name="bench", help="Measure.")
 for command in (
     up.up, demo.demo, seed.seed, run.run, status.status, status.runs, status.batches, status.quarantine,
     operate.schedule, operate.health, operate.cancel, operate.pause, operate.resume, report.report, chaos.chaos,
-    reprocess.reprocess,
+    reprocess.reprocess, maintain.maintain, doctor.doctor,
 ):  # fmt: skip
     app.command()(command)
 

@@ -26,8 +26,11 @@ def up(
 ) -> None:
     """Run servers (unless others are set), workers, beat, Flower and the exporter until Ctrl-C."""
     from core.settings import get_settings
+    from workers.exporter.web import require_protection
 
     settings = get_settings()
+    # The exporter would refuse as well, again and again.
+    require_protection(settings)
     refuse_second(settings)
     if monitoring:
         _check_monitoring(settings)

@@ -14,6 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from core import tls
 from core.errors import ServerUnreachableError, UsageError
 from core.log import get_logger, mask_secrets
 from core.settings import Settings
@@ -30,7 +31,7 @@ Client = redis.Redis  # of bytes: what others left under our keys need not be te
 
 def cache_url(settings: Settings, redis_url: str) -> str:
     """The URL of the cache: NIGHTSHIFT_CACHE_URL, else that of the broker, which is `redis_url`."""
-    return settings.cache_url.get_secret_value() if settings.cache_url else redis_url
+    return tls.cache_url(settings) or redis_url
 
 
 class CacheServer:

@@ -7,7 +7,6 @@ between its commit and its look leaves a run that the next tick finishes.
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +18,7 @@ from core.log import get_logger
 from services.leaderboards import board_of_night, boards_of_reprocess
 from services.locks import Connection
 from services.notify_digests import plan_digests
+from services.notify_runs import tell_of_run
 
 log = get_logger(__name__)
 
@@ -60,7 +60,6 @@ _FINISH = text(
     RETURNING runs.*
     """
 )
-_CHANGED = text("SELECT count(*) FROM portfolio_revisions WHERE run_id = :run")
 
 
 # One look for a worker that has committed a batch, instead of the three transactions of `finish_runs`: a night has
@@ -93,7 +92,7 @@ def finish_runs(engine: Engine, *, now: datetime) -> list[int]:
             if run is None:
                 continue
             _write_leaderboard(session, run)
-            _notify(session, run)
+            tell_of_run(session, run)
             plan_digests(session, run_id)
         finished.append(run_id)
         log.info("run finished", run=run_id, day=run.day, status=run.status, rows=run.rows, trades=run.trades)
@@ -106,16 +105,3 @@ def _write_leaderboard(session: Session, run: Row[Any]) -> None:
         boards_of_reprocess(session, run.id)
     elif run.status == "done":
         board_of_night(session, run)
-
-
-def _notify(session: Session, run: Row[Any]) -> None:
-    """Leave word in the outbox where a person should know; sending is another's duty."""
-    if run.status == "done" and not run.quarantined:
-        return
-    payload = {"run": run.id, "day": str(run.day), "status": run.status, "quarantined": int(run.quarantined)}
-    if run.kind == "reprocess":
-        payload["changed"] = session.execute(_CHANGED, {"run": run.id}).scalar_one()
-    session.execute(
-        text("INSERT INTO outbox (kind, key, payload) VALUES (:kind, :key, :payload) ON CONFLICT (key) DO NOTHING"),
-        {"kind": "run_finished", "key": f"run:{run.id}:{run.status}", "payload": json.dumps(payload)},
-    )

@@ -6,10 +6,11 @@ not rewritten. So the digest comes with the runs that have done the day again si
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 import numpy as np
+import sqlalchemy
 from sqlalchemy import Engine, text
 
 from core.clock import day_number
@@ -36,7 +37,8 @@ _REPROCESSED_BY = text(
     """
     SELECT r.id FROM runs r
     WHERE r.kind = 'reprocess' AND r.first_day <= :day
-      AND EXISTS (SELECT FROM batches b WHERE b.run_id = r.id AND b.status = 'done')
+      AND ((r.summary->>'batches_done')::bigint > 0
+          OR EXISTS (SELECT FROM batches b WHERE b.run_id = r.id AND b.status = 'done'))
       AND (r.day >= :day OR r.finished_at IS NULL OR r.finished_at >= (
           SELECT min(n.started_at) FROM runs n WHERE n.kind = 'nightly' AND n.day >= :day
       ))
@@ -67,17 +69,22 @@ def digest_of_day(engine: Engine, day: date | None = None) -> DayDigest:
     """
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         connection.execute(text("SELECT 1"))  # begins the transaction in which all chunks see the same rows
-        raw = driver_connection(connection)
-        day = day or _newest_day(raw)
+        day = day or _newest_day(driver_connection(connection))
         if day is None:
             raise UsageError("there are no portfolio days yet: run a night first")
-        digest, rows, after = 0, 0, (-1, -1)
-        while True:
-            part, count, after = _digest_chunk(raw, day, after)
-            if count == 0:
-                again = connection.execute(_REPROCESSED_BY, {"day": day}).scalars()
-                return DayDigest(day, f"{digest:016x}", rows, tuple(again))
-            digest, rows = combine_digests(digest, part), rows + count
+        again = connection.execute(_REPROCESSED_BY, {"day": day}).scalars()
+        return replace(day_digest(connection, day), reprocessed_by=tuple(again))
+
+
+def day_digest(connection: sqlalchemy.Connection, day: date) -> DayDigest:
+    """The digest of `day`, without the runs, as the transaction of `connection` sees it: it must see one snapshot."""
+    raw = driver_connection(connection)
+    digest, rows, after = 0, 0, (-1, -1)
+    while True:
+        part, count, after = _digest_chunk(raw, day, after)
+        if count == 0:
+            return DayDigest(day, f"{digest:016x}", rows)
+        digest, rows = combine_digests(digest, part), rows + count
 
 
 def _newest_day(connection: Connection) -> date | None:

@@ -4,7 +4,8 @@
   is counted, survives the claim's commit, and dies with the worker's connection.
 - A **granule** lock covers 256 users within one transaction. Nightly batches of different users share granules and
   must not wait for each other, so they lock in shared mode; whoever replaces days locks exclusively.
-- The **planning**, **tick**, **prices** and **relay** locks make those single-file; the last one for ad-hoc work alone.
+- The **planning**, **tick**, **prices**, **relay** and **backup** locks make those single-file; relay's for ad-hoc work
+  alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ TICK_LOCK = _SINGLE | 2
 PRICES_LOCK = _SINGLE | 3
 RELAY_LOCK = _SINGLE | 4
 LEADERBOARD_LOCK = _SINGLE | 5
+BACKUP_LOCK = _SINGLE | 6
 GRANULE_USERS = 256
 
 Connection = psycopg.Connection[tuple[object, ...]]

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import ServerUnreachableError
 from core.settings import Settings
+from services.metrics_backups import BackupMetrics, backup_metrics
 from services.metrics_batches import BatchCounts, BatchHistory
 from services.metrics_night import NightMetrics, night_metrics
 from services.metrics_outbox import OutboxMetrics, outbox_metrics
@@ -23,6 +24,7 @@ from services.metrics_prices import PriceMetrics, price_metrics
 from services.metrics_runs import RunMetrics, run_metrics
 from services.metrics_server import ServerMetrics, server_metrics
 from services.reconciler import put_back
+from services.scaling_inputs import desired_workers
 
 # An answer that takes longer is no answer: a scrape must not pile up on a database in trouble.
 _STATEMENT_TIMEOUT = text("SET LOCAL statement_timeout = '5s'")
@@ -36,7 +38,10 @@ _SIZE = text("SELECT pg_database_size(current_database())")
 
 @dataclass(frozen=True, slots=True)
 class DatabaseMetrics:
-    """One reading. `last_tick` is None before the first; `put_back`: batches by cause; `size`: bytes."""
+    """One reading. `last_tick` is None before the first; `put_back`: batches by cause; `size`: bytes.
+
+    `desired_workers`: by group, empty before the first tick.
+    """
 
     runs: RunMetrics
     night: NightMetrics
@@ -44,9 +49,11 @@ class DatabaseMetrics:
     put_back: dict[str, int]
     prices: PriceMetrics
     outbox: list[OutboxMetrics]
+    backups: BackupMetrics
     server: ServerMetrics
     size: int
     last_tick: datetime | None
+    desired_workers: dict[str, int]
 
 
 class DatabaseReader:
@@ -84,9 +91,11 @@ class DatabaseReader:
             put_back=put_back(session),
             prices=price_metrics(session, self._settings),
             outbox=outbox_metrics(session, self._settings),
+            backups=backup_metrics(session, self._settings),
             server=server_metrics(session),
             size=self._database_size(session),
             last_tick=session.execute(_LAST_TICK).scalar_one_or_none(),
+            desired_workers=desired_workers(session),
         )
 
     def _database_size(self, session: Session) -> int:

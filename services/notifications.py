@@ -24,7 +24,7 @@ from services.notify_limits import SendLimits
 from services.notify_links import unsubscribe, unsubscribe_url
 from services.notify_mail import Mailer
 from services.notify_message import Message, UndeliveredError, one_line
-from services.notify_outbox import Claimed, claim, give_up_stale, mark_delivered, mark_failed, put_back
+from services.notify_outbox import Claimed, claim, digests_wait, give_up_stale, mark_delivered, mark_failed, put_back
 from services.notify_texts import ADMIN_KINDS, USER_KINDS, admin_message, user_message
 from services.tick import record_run
 
@@ -40,17 +40,22 @@ _MAIL = "mail"
 
 @dataclass(slots=True)
 class Sent:
-    """What a pass did: messages sent, failed for now, given up, and left for later because of a limit."""
+    """What a pass did: messages sent, failed for now, given up, and left for later because of a limit.
+
+    `night_first`: it left digests, because a night runs.
+    """
 
     sent: int = 0
     failed: int = 0
     given_up: int = 0
     limited: int = 0
+    night_first: bool = False
 
     def summary(self) -> str:
         """For the schedule's record."""
         counts = {"sent": self.sent, "failed": self.failed, "given up": self.given_up, "left for later": self.limited}
-        return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing to do"
+        words = [f"{count} {name}" for name, count in counts.items() if count]
+        return ", ".join(words + ["digests wait for a night"] * self.night_first) or "nothing to do"
 
 
 def retry_delay(attempt: int, first: float, jitter: float) -> timedelta:
@@ -133,6 +138,8 @@ class _Pass:
             with session_scope(self._engine) as session:
                 message = claim(session, kinds, now=now, dead_at=dead_at)
             if message is None:
+                with session_scope(self._engine) as session:
+                    self._sent.night_first = "digest" in kinds and digests_wait(session, now=now)
                 return
             try:
                 room = self._limits.take()

@@ -19,7 +19,7 @@ from typing import Self
 from core.log import mask_secrets
 from core.settings import Settings
 from services.notify_channels import IDEMPOTENCY_HEADER
-from services.notify_message import Message, UndeliveredError, one_line
+from services.notify_message import Message, UndeliveredError, header_line, one_line
 from services.users import is_address
 
 _SECONDS = 8.0  # for each answer of the server
@@ -129,7 +129,7 @@ def compose(message: Message, *, sender: str, to: str, now: datetime) -> EmailMe
     mail = EmailMessage(_WHOLE_LINES)
     mail["From"] = Address("Nightshift", addr_spec=address)
     mail["To"] = Address(addr_spec=to)
-    mail["Subject"] = one_line(message.subject)
+    mail["Subject"] = header_line(message.subject)
     mail["Date"] = format_datetime(now)
     mail["Message-ID"] = f"<{message.key}@{address.rpartition('@')[2]}>"
     mail[IDEMPOTENCY_HEADER] = message.key

@@ -38,3 +38,11 @@ def one_line(text: object, limit: int = 200) -> str:
     flat = " ".join(str(text).split())
     shown = "".join(character if character.isprintable() else "?" for character in flat)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def header_line(text: object, limit: int = 150) -> str:
+    """`text` on one line that means what it says in a header, where `=?…?=` would be taken for an encoded text.
+
+    Decoded it could hold line breaks, and those would begin a header of their own.
+    """
+    return one_line(text, limit).replace("=?", "= ?")

@@ -2,7 +2,8 @@
 
 Guarantees: an attempt is counted before it begins, so that a message which ends its sender is given up in the end. Who
 takes a message has it alone until `not_before`, by which time it counts as dead; so a message is sent at least once,
-and twice only if its sender died between the sending and the mark. Both have the same `idempotency_key`.
+and twice only if its sender died between the sending and the mark. Both have the same `idempotency_key`. No digest is
+taken while a night runs, unless that takes very long.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import text
@@ -20,6 +21,8 @@ from sqlalchemy.orm import Session
 from core.errors import UsageError
 
 STALE_DAYS = 3
+# A night takes seconds to minutes. One that takes longer is in trouble, and nobody's mail waits for its end.
+NIGHT_GOES_FIRST = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,15 @@ def write(session: Session, kind: str, key: str, payload: Mapping[str, object]) 
 
 def claim(session: Session, kinds: Sequence[str], *, now: datetime, dead_at: datetime) -> Claimed | None:
     """Take the first message of these kinds that is due; None if there is none. The caller commits before it sends."""
-    row = session.execute(_CLAIM, {"kinds": list(kinds), "now": now, "dead_at": dead_at}).one_or_none()
+    values = {"kinds": list(kinds), "now": now, "dead_at": dead_at, "began": now - NIGHT_GOES_FIRST}
+    row = session.execute(_CLAIM, values).one_or_none()
     return None if row is None else Claimed(**row._asdict() | {"delivered": frozenset(row.delivered)})
+
+
+def digests_wait(session: Session, *, now: datetime) -> bool:
+    """Whether there are digests that are not taken because a night runs."""
+    values = {"now": now, "began": now - NIGHT_GOES_FIRST}
+    return bool(session.execute(_DIGESTS_WAIT, values).scalar_one())
 
 
 def mark_delivered(session: Session, message: Claimed, channel: str, *, last: bool, now: datetime) -> None:
@@ -113,17 +123,29 @@ def retry(session: Session, ids: Sequence[int] | None) -> int:
 _WRITE = text(
     "INSERT INTO outbox (kind, key, payload) VALUES (:kind, :key, CAST(:payload AS jsonb)) ON CONFLICT (key) DO NOTHING"
 )
+_NIGHT_RUNS = """EXISTS (
+    SELECT FROM runs WHERE kind = 'nightly' AND status = 'running' AND started_at BETWEEN :began AND :now
+)"""
+# While a night runs, nothing that is greater than false: so the index ends before the first of a million digests.
 _CLAIM = text(
-    """
+    f"""
     UPDATE outbox SET attempts = attempts + 1, not_before = :dead_at
     WHERE id = (
         SELECT id FROM outbox
         WHERE sent_at IS NULL AND given_up_at IS NULL AND kind = ANY (:kinds)
           AND (not_before IS NULL OR not_before <= :now)
+          AND (kind = 'digest') <= (SELECT NOT {_NIGHT_RUNS})
         ORDER BY (kind = 'digest'), id LIMIT 1 FOR UPDATE SKIP LOCKED
     )
     RETURNING id, kind, key, payload, created_at, attempts AS attempt, delivered
-    """
+    """  # noqa: S608 - our own constant
+)
+_DIGESTS_WAIT = text(
+    f"""
+    SELECT {_NIGHT_RUNS} AND EXISTS (
+        SELECT FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL AND kind = 'digest'
+    )
+    """  # noqa: S608 - our own constant
 )
 _DELIVERED = text(
     """

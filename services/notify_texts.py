@@ -21,9 +21,10 @@ from core.settings import Settings
 from services.notify_digests import PLOT_DAYS, digest_of
 from services.notify_links import unsubscribe_url
 from services.notify_mail import PICTURE_ID
-from services.notify_message import Message, UndeliveredError, one_line
+from services.notify_message import Message, UndeliveredError, header_line, one_line
 from services.notify_outbox import Claimed
 from services.notify_plot import equity_png
+from services.notify_runs import trouble_of
 
 ADMIN_KINDS = ("run_finished", "day_missed", "alert_raised", "alert_cleared")
 USER_KINDS = ("welcome", "digest")
@@ -35,6 +36,7 @@ def admin_message(session: Session, claimed: Claimed, settings: Settings) -> Mes
     values: dict[str, Any] = {"payload": claimed.payload, "public_url": settings.public_url}
     if claimed.kind == "run_finished":
         values |= _run(session, int(claimed.payload["run"]))
+        values |= {"trouble": trouble_of(claimed.payload), "late": claimed.payload.get("late_minutes")}
     subject, body = _text(claimed.kind, values)
     return Message(claimed.idempotency_key, subject, body)
 
@@ -68,7 +70,7 @@ def user_message(session: Session, claimed: Claimed, settings: Settings) -> tupl
 def _text(kind: str, values: Mapping[str, Any]) -> tuple[str, str]:
     """The subject, which is a template's first line, and the text below it."""
     subject, _, body = _environment().get_template(f"{kind}.txt").render(values).partition("\n")
-    return one_line(subject.removeprefix("Subject:"), 150), body.strip() + "\n"
+    return header_line(subject.removeprefix("Subject:")), body.strip() + "\n"
 
 
 def _run(session: Session, run_id: int) -> dict[str, Any]:

@@ -122,8 +122,13 @@ class Progress:
     finished: bool
 
 
+# Of an old run, whose batches are gone, its summary says it (services.retention_runs).
 _RUNS = """
-    SELECT r.*, b.batches, b.batches_done, b.batches_failed, b.users_done
+    SELECT r.*,
+        coalesce((r.summary->>'batches')::bigint, b.batches) AS batches,
+        coalesce((r.summary->>'batches_done')::bigint, b.batches_done) AS batches_done,
+        coalesce((r.summary->>'batches_failed')::bigint, b.batches_failed) AS batches_failed,
+        coalesce((r.summary->>'users_done')::bigint, b.users_done) AS users_done
     FROM {source} AS r CROSS JOIN LATERAL (
         SELECT
             count(*) FILTER (WHERE status <> 'split') AS batches,
@@ -133,7 +138,11 @@ _RUNS = """
         FROM batches WHERE run_id = r.id
     ) AS b ORDER BY r.id DESC
 """
-_NEWEST_RUNS = text(_RUNS.format(source="(SELECT * FROM runs ORDER BY id DESC LIMIT :limit)"))
+_NEWEST_RUNS = text(
+    _RUNS.format(
+        source="(SELECT * FROM runs WHERE id < coalesce(:before, 9223372036854775807) ORDER BY id DESC LIMIT :limit)"
+    )
+)
 _ONE_RUN = text(_RUNS.format(source="(SELECT * FROM runs WHERE id = :id)"))
 _RUNS_BY_ID = text(_RUNS.format(source="(SELECT * FROM runs WHERE id IN :ids)")).bindparams(
     bindparam("ids", expanding=True)
@@ -148,9 +157,9 @@ _NEWEST_NIGHTLY = text(
 )
 
 
-def list_runs(session: Session, now: datetime, limit: int = 20) -> list[RunView]:
-    """The newest runs, newest first."""
-    return [_run(row, now) for row in session.execute(_NEWEST_RUNS, {"limit": limit})]
+def list_runs(session: Session, now: datetime, limit: int = 20, *, before: int | None = None) -> list[RunView]:
+    """The newest runs, or those older than the run `before`, newest first."""
+    return [_run(row, now) for row in session.execute(_NEWEST_RUNS, {"limit": limit, "before": before})]
 
 
 def runs_by_id(session: Session, run_ids: Sequence[int], now: datetime) -> list[RunView]:
@@ -200,15 +209,29 @@ def list_batches(session: Session, run_id: int) -> list[BatchView]:
     if session.scalar(text("SELECT 1 FROM runs WHERE id = :id"), {"id": run_id}) is None:
         raise UsageError(f"there is no run {run_id}: nightshift runs lists them")
     rows = session.execute(text("SELECT * FROM batches WHERE run_id = :id ORDER BY seq"), {"id": run_id})
-    return [BatchView(**_fields(BatchView, row, seconds=_seconds(row.started_at, row.finished_at))) for row in rows]
+    return [batch_of(row) for row in rows]
 
 
-def list_quarantine(session: Session, limit: int = 100) -> list[QuarantineView]:
-    """What is in quarantine, the newest first."""
-    rows = session.execute(
-        text("SELECT * FROM quarantine WHERE cleared_at IS NULL ORDER BY id DESC LIMIT :limit"), {"limit": limit}
-    )
-    return [QuarantineView(**_fields(QuarantineView, row)) for row in rows]
+def batch_of(row: Row[Any]) -> BatchView:
+    """The view of a row of `batches`."""
+    return BatchView(**_fields(BatchView, row, seconds=_seconds(row.started_at, row.finished_at)))
+
+
+def list_quarantine(session: Session, limit: int = 100, *, before: int | None = None) -> list[QuarantineView]:
+    """What is in quarantine, or of that what is older than the entry `before`, the newest first."""
+    rows = session.execute(_QUARANTINE, {"limit": limit, "before": before})
+    return [quarantine_of(row) for row in rows]
+
+
+_QUARANTINE = text(
+    "SELECT * FROM quarantine WHERE cleared_at IS NULL AND id < coalesce(:before, 9223372036854775807)"
+    " ORDER BY id DESC LIMIT :limit"
+)
+
+
+def quarantine_of(row: Row[Any]) -> QuarantineView:
+    """The view of a row of `quarantine`."""
+    return QuarantineView(**_fields(QuarantineView, row))
 
 
 def count_quarantine(session: Session) -> int:

@@ -20,6 +20,7 @@ from services.alerts import AlertView, active_alerts
 from services.observed import observe
 from services.problems import Problem, find_problems
 from services.runs import RunView, count_quarantine, newest_nightly
+from services.scaling_inputs import desired_workers
 from services.window_states import WindowState
 
 # Somebody waits for it: a database that hangs is told of rather than waited for.
@@ -42,6 +43,7 @@ class Status:
         quarantined: simulations (or whole users) in quarantine.
         windows: how far each source of prices is.
         alerts: those of the application that are active, the oldest first.
+        desired_workers: how many workers are wanted, by group; empty before the first tick.
     """
 
     now: datetime
@@ -64,6 +66,7 @@ class Status:
     alerts: list[AlertView]
     last_tick: datetime | None
     last_tick_result: str | None
+    desired_workers: dict[str, int]
 
 
 def read_status(
@@ -101,6 +104,7 @@ def read_status(
             windows=seen.prices.windows,
             last_tick=seen.last_tick,
             last_tick_result=seen.last_tick_result,
+            desired_workers=desired_workers(session),
         )
 
 

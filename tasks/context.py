@@ -13,6 +13,7 @@ from datetime import datetime
 from sqlalchemy import Engine
 
 from core.settings import Settings
+from services.backup_verify import Scratch
 from services.batches import BatchWorker
 from services.ingestion import PriceWorker
 from services.notifications import Notifier
@@ -34,6 +35,8 @@ class ProcessContext:
     prices: PriceWorker
     cache: PriceCache
     notifier: Notifier
+    scratch: Scratch
+    redis_url: str
 
 
 _current: list[ProcessContext] = []

@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from core.queues import Queue
-from schedules.beat import DELIVER, ENSURE_PARTITIONS, TICK
+from schedules.beat import BACK_UP, DELIVER, ENSURE_PARTITIONS, MAINTAIN, TICK
 from services.requests import ReprocessRequest
 from services.scopes import Id, Only, ReprocessScope
 from services.users import NewUser
@@ -103,4 +103,6 @@ MESSAGES: dict[str, MessageType] = {
     REGISTER: MessageType(Queue.CONTROL, RegisterArguments),
     DELIVER: MessageType(Queue.NOTIFICATIONS, Arguments),
     ENSURE_PARTITIONS: MessageType(Queue.MAINTENANCE, Arguments),
+    MAINTAIN: MessageType(Queue.MAINTENANCE, Arguments),
+    BACK_UP: MessageType(Queue.MAINTENANCE, Arguments),
 }

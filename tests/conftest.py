@@ -16,8 +16,53 @@ from core.settings import PREFIX, Settings, get_settings
 from tests.support.database import FAST, make_template, new_database
 from workers.embedded import EmbeddedServers, ServerUrls
 
+# Files that take longest, by their processor time. They begin first: at the end, one test process would wait for them.
+LONGEST = (
+    "tests/chaos/test_shutdown.py",
+    "tests/integration/test_cli_stack.py",
+    "tests/chaos/test_seeds.py",
+    "tests/chaos/test_real_workers.py",
+    "tests/compose/test_watched_night.py",
+    "tests/compose/test_services_natively.py",
+    "tests/integration/test_runbooks.py",
+    "tests/integration/test_flower.py",
+    "tests/integration/test_web_pages.py",
+    "tests/integration/test_price_workers.py",
+    "tests/integration/test_doctor.py",
+    "tests/integration/test_upgrades.py",
+    "tests/integration/test_backups.py",
+    "tests/integration/test_backups_restored.py",
+    "tests/integration/test_point_in_time.py",
+    "tests/integration/test_bench_alerts.py",
+    "tests/integration/test_retention.py",
+    "tests/integration/test_autoscaler.py",
+    "tests/chaos/test_hosts.py",
+    "tests/integration/test_canaries.py",
+    "tests/integration/test_tls.py",
+    "tests/integration/test_bench_reprocess.py",
+    "tests/integration/test_stack.py",
+    "tests/chaos/test_poison.py",
+    "tests/chaos/test_reprocess.py",
+    "tests/integration/test_bench_peers.py",
+    "tests/integration/test_bench_night.py",
+    "tests/integration/test_bench_beside.py",
+    "tests/integration/test_reprocess_beside.py",
+    "tests/integration/test_scoped_reprocess.py",
+    "tests/integration/test_bench_prices.py",
+    "tests/chaos/test_fences.py",
+    "tests/integration/test_metrics_workers.py",
+    "tests/integration/test_queues.py",
+    "tests/integration/test_notifications_killed.py",
+)
+
 _numbers = itertools.count(1)
 _REDIS_DATABASES = 16
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, all others as they come; within a file nothing is moved."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.split("::")[0], len(places)))
 
 
 @pytest.fixture(autouse=True)

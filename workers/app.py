@@ -12,15 +12,19 @@ from typing import Any
 
 from celery import Celery
 
+from core import tls
 from core.errors import NightshiftError, ServerUnreachableError
+from core.log import configure_logging
 from core.settings import Settings, get_settings
 from workers import signals, transport
 from workers.celery_settings import celery_settings
 from workers.embedded import ServerUrls, running_servers
+from workers.extras import open_error_reports, require_extras
+from workers.host_load import HostLoadStep
 
 TASK_MODULES = (
     "tasks.control", "tasks.simulations", "tasks.reprocess", "tasks.prices", "tasks.maintenance",
-    "tasks.notifications", "tasks.users",
+    "tasks.notifications", "tasks.users", "tasks.backups",
 )  # fmt: skip
 
 
@@ -30,6 +34,7 @@ def make_app(settings: Settings, redis_url: str, *, set_as_current: bool = False
     app = Celery("nightshift", set_as_current=set_as_current, include=TASK_MODULES)
     app.conf.update(celery_settings(settings, redis_url))
     app.loader.import_default_modules()
+    app.steps["worker"].add(HostLoadStep)
     app.finalize()
     return app
 
@@ -39,9 +44,9 @@ def environment_urls(settings: Settings) -> ServerUrls:
 
     Raises:
         ServerUnreachableError: neither is there.
+        UsageError: TLS is required, and a URL does without.
     """
-    database_url = settings.database_url.get_secret_value() if settings.database_url else ""
-    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else ""
+    database_url, redis_url = tls.database_url(settings), tls.redis_url(settings)
     if not (database_url and redis_url):
         running = running_servers(settings.nightshift_home())
         database_url = database_url or (running.database_url if running else "")
@@ -58,7 +63,11 @@ def environment_urls(settings: Settings) -> ServerUrls:
 def environment_app() -> Celery:
     """The app of this process' environment, with the resources of a worker behind its signals."""
     settings = get_settings()
+    # Celery warns of things before it sets up logging.
+    configure_logging(settings)
+    require_extras(settings)
     urls = environment_urls(settings)
+    open_error_reports(settings)
     app = make_app(settings, urls.redis_url, set_as_current=True)
     signals.connect(app, settings, urls.database_url)
     return app

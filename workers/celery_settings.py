@@ -13,6 +13,7 @@ import kombu
 
 from core.queues import Queue
 from core.settings import Settings
+from core.tls import redis_tls
 from schedules.beat import schedules
 from services.queue_state import KEY_PREFIX, PRIORITY_STEPS
 from tasks.messages import MESSAGES
@@ -26,6 +27,8 @@ def celery_settings(settings: Settings, redis_url: str) -> dict[str, Any]:
     """Everything that the app is configured with."""
     return {
         "broker_url": redis_url,
+        # Flower makes a client of its own and reads no options of TLS from the URL.
+        "broker_use_ssl": redis_tls(redis_url),
         "broker_transport_options": transport_options(settings),
         **_delivery(settings),
         **_connection(),
@@ -41,6 +44,11 @@ def celery_settings(settings: Settings, redis_url: str) -> dict[str, Any]:
             for schedule in schedules(settings)
         },
     }
+
+
+def most_memory(settings: Settings) -> int:
+    """Bytes that a pool process takes at its peak, generously."""
+    return 1024 * (_BASE_KIB + _USER_KIB * settings.batch_users)
 
 
 def transport_options(settings: Settings) -> dict[str, Any]:
@@ -134,7 +142,9 @@ def _worker(settings: Settings) -> dict[str, Any]:
         "worker_soft_shutdown_timeout": 0,
         "worker_enable_soft_shutdown_on_idle": False,
         # KiB; Celery compares the peak, which only grows. Twice of it, so that only a leak is met.
-        "worker_max_memory_per_child": 2 * (_BASE_KIB + _USER_KIB * settings.batch_users),
+        "worker_max_memory_per_child": 2 * most_memory(settings) // 1024,
+        # Of a worker that is started with `--autoscale`.
+        "worker_autoscaler": "workers.autoscaler:Autoscaler",
         # A child imports numpy before it answers; on a busy machine that takes more than the default 4 s.
         "worker_proc_alive_timeout": 60,
         # structlog is configured once (workers/signals.py), and stdout is not for logs.

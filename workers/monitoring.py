@@ -153,7 +153,8 @@ class Monitoring:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         addresses = Addresses(self._exporter, *(f"{LOOPBACK}:{self._ports[name]}" for name in _PROGRAMS))
         pace = self._pace
-        files = prometheus_files(addresses, interval_seconds=pace.interval_seconds, faster=pace.faster)
+        token = self._settings.metrics_token.get_secret_value() if self._settings.metrics_token else None
+        files = prometheus_files(addresses, interval_seconds=pace.interval_seconds, faster=pace.faster, token=token)
         files["alertmanager.yml"] = alertmanager_file(waits=pace.waits or {})
         self.tells_nobody = tells_nobody(files["alertmanager.yml"])
         for name, text in files.items():

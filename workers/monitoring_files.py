@@ -6,6 +6,7 @@ how long they take: `scale_rules` divides every duration and every threshold tha
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ COMPOSE = Path(__file__).resolve().parents[1] / "compose"
 RULES = ("recording.rules.yml", "alerts.rules.yml")
 # As the files in compose/ have them.
 _EXPORTER, _ALERTMANAGER, _PROMETHEUS = "exporter:9808", "alertmanager:9093", "localhost:9090"
+_TOKEN = "    authorization:\n      credentials_file: /run/secrets/nightshift_metrics_token\n"  # noqa: S105 - a path
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _FOR = re.compile(r"(?<=\bfor: )(\d+)(ms|s|m|h|d)\b")
 _RANGE = re.compile(r"(?<=\[)(\d+)(ms|s|m|h|d)(?=\])")
-# What a metric in seconds is compared to is a time: `…_seconds > 600`, `…_seconds{…} > 60`.
-_THRESHOLD = re.compile(r"(_seconds(?:\{[^}]*\})? [<>] )(\d+)\b")
+# What a metric in seconds is compared to, or is added to one, is a time: `…_seconds > 600`, `…_seconds{…} > 60`,
+# `< …_seconds + 3600`.
+_THRESHOLD = re.compile(r"(_seconds(?:\{[^}]*\})? [<>+] )(\d+)\b")
 _SECRET = re.compile(r"_file: (/run/secrets/\S+)")
 # Receivers that tell nobody; the page of Alertmanager shows whom it would be.
 _NOBODY = "receivers:\n  - name: page\n  - name: warning\n  - name: webhook\n\n"
@@ -36,20 +39,24 @@ class Addresses:
     alertmanager: str
 
 
-def prometheus_files(addresses: Addresses, *, interval_seconds: int | None, faster: float) -> dict[str, str]:
+def prometheus_files(
+    addresses: Addresses, *, interval_seconds: int | None, faster: float, token: str | None = None
+) -> dict[str, str]:
     """Prometheus' configuration and rules, by name; `faster` than 1 is for rehearsals.
 
     Args:
         addresses: of the exporter, of Prometheus and of Alertmanager.
         interval_seconds: of scrapes and evaluations; None: those of production.
         faster: the factor by which times are divided.
+        token: the exporter's; then the file holds a secret.
 
     Raises:
         NightshiftError: the files of compose/ are not here, or are not what this expects.
     """
     text = _read("prometheus/prometheus.yml")
     there = {_EXPORTER: addresses.exporter, _ALERTMANAGER: addresses.alertmanager, _PROMETHEUS: addresses.prometheus}
-    text = _replaced(text, there, "prometheus.yml")
+    # Where Prometheus runs beside the exporter, that asks for no token, or for the one that is put in here.
+    text = _replaced(text, there | {_TOKEN: _authorization(token)}, "prometheus.yml")
     if interval_seconds is not None:
         for name in ("scrape_interval", "scrape_timeout", "evaluation_interval"):
             text = re.sub(rf"\b{name}: \S+", f"{name}: {interval_seconds}s", text)
@@ -84,8 +91,8 @@ def tells_nobody(configuration: str) -> bool:
 def scale_rules(text: str, faster: float) -> str:
     """The rules with every `for`, every range and every threshold in seconds divided by `faster`; other numbers stay.
 
-    `for: 5m` becomes `for: 10s` by the factor 30, `_seconds > 600` becomes `> 20`, `[5m]` becomes `[10s]`; that a queue
-    is longer than 100 or a ratio above 0.8 means no time.
+    `for: 5m` becomes `for: 10s` by the factor 30, `_seconds > 600` becomes `> 20`, `_seconds + 3600` becomes `+ 120`,
+    `[5m]` becomes `[10s]`; that a queue is longer than 100 or a ratio above 0.8 means no time.
     """
     if faster == 1:
         return text
@@ -97,6 +104,10 @@ def scale_rules(text: str, faster: float) -> str:
     for pattern in (_FOR, _RANGE):
         text = pattern.sub(shorter, text)
     return _THRESHOLD.sub(lambda match: f"{match[1]}{int(match[2]) / faster:g}", text)
+
+
+def _authorization(token: str | None) -> str:
+    return f"    authorization:\n      credentials: {json.dumps(token)}\n" if token else ""
 
 
 def _read(name: str) -> str:

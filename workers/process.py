@@ -21,8 +21,11 @@ from services.notifications import Notifier
 from services.price_cache import PriceCache, cache_url
 from services.work_counts import WorkCounts
 from tasks.context import ProcessContext, process_context, set_context
+from workers.backup_scratch import scratch_of
+from workers.extras import open_error_reports
 from workers.memory import keep_freed_memory, leave_out_of_collections
 from workers.publisher import CeleryPublisher
+from workers.tracing import close_traces, open_traces
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -58,6 +61,8 @@ def open_process(app: Celery, settings: Settings, database_url: str) -> None:
     keep_freed_memory()
     name = worker_name()
     structlog.contextvars.bind_contextvars(worker=name)
+    open_error_reports(settings)
+    open_traces(settings, name)
     engine = make_engine(database_url, application=f"nightshift worker {name}"[:63], limits=session_limits(settings))
     publish = CeleryPublisher(app)
     redis_url: str = app.conf.broker_url
@@ -94,6 +99,8 @@ def open_process(app: Celery, settings: Settings, database_url: str) -> None:
             prices=prices,
             cache=cache,
             notifier=Notifier(engine, settings, redis_url, utc_now),
+            scratch=scratch_of(settings, database_url),
+            redis_url=redis_url,
         )
     )
 
@@ -103,3 +110,4 @@ def close_process() -> None:
     process_context().notifier.close()
     process_context().engine.dispose()
     set_context(None)
+    close_traces()

@@ -2,9 +2,9 @@
 
 Groups of workers, so that a night never waits behind housekeeping nor the tick behind a night, a slow provider or mail:
 one with a pool for `simulations` and `reprocess`, one for `prices` where prices come from sources, one for
-`notifications` where they are sent, and a small one for everything else. A child that dies is started again, sooner or
-later by how often it died. Nothing is left behind: not by `stop`, and not by a `kill -9` of this process (see
-lifeline.py).
+`notifications` where they are sent, one for `maintenance` where backups are made, and a small one for everything else.
+A child that dies is started again, sooner or later by how often it died. Nothing is left behind: not by `stop`, and not
+by a `kill -9` of this process (see lifeline.py).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from workers.app import make_app
 from workers.child_process import ChildProcess
 from workers.embedded import ServerUrls
 from workers.environment import child_environment
+from workers.extras import require_extras
 from workers.health import worker_names
 from workers.ports import choose_port
 from workers.pulse import Pulse
@@ -41,17 +42,17 @@ log = get_logger(__name__)
 NIGHT_QUEUES = (Queue.SIMULATIONS, Queue.REPROCESS)  # in this order: nightly work first
 PRICE_QUEUES = (Queue.PRICES,)
 NOTIFICATION_QUEUES = (Queue.NOTIFICATIONS,)
+MAINTENANCE_QUEUES = (Queue.MAINTENANCE,)
 SMALL_QUEUES = tuple(queue for queue in Queue if queue not in NIGHT_QUEUES)
 PRICE_PROCESSES = 2  # one waits for a provider while another stores
 READY_SECONDS = 90.0
-_WORKERS = ("simulations", "control", "prices", "notifications")
+_WORKERS = ("simulations", "prices", "notifications", "maintenance", "control")
 STOP_SECONDS = SHUTDOWN_SECONDS + GIVE_BACK_SECONDS + 7
 HURRY_SECONDS = GIVE_BACK_SECONDS + 2
 _LOOK_SECONDS = 0.2
 _CALM_SECONDS = 60.0  # a child that ran this long had a good start
 _LONGEST_BACKOFF = 30.0
 _SILENT_SECONDS = 40.0  # a worker reconnects to Redis, and answers, in less
-_FLOWER_SAVES = "10000"  # ms between two copies of Flower's state: a killed Flower has lost no more
 
 
 @dataclass(slots=True)
@@ -101,13 +102,14 @@ class Stack:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """URLs, by name: flower, metrics, health, scheduler."""
+        """URLs, by name: page, flower, metrics, health, scheduler."""
         addresses = {}
         if "flower" in self._ports:
             addresses["flower"] = self._base("flower")
         if "exporter" in self._ports:
             base = self._base("exporter")
             addresses |= {
+                "page": f"{base}/",
                 "metrics": f"{base}/metrics",
                 "health": f"{base}/health/deep",
                 "scheduler": f"{base}/scheduler/status",
@@ -125,10 +127,12 @@ class Stack:
         """Start everything, and return when workers answer and pages are served.
 
         Raises:
-            NightshiftError: a port is in use, or a child does not start. Nothing is left running.
+            NightshiftError: a port is in use, a library that a setting needs is missing, or a child does not start.
+                Nothing is left running.
         """
         if self._children:
             return
+        require_extras(self._settings)
         try:
             self._choose_ports()
             self._make_children()
@@ -162,7 +166,10 @@ class Stack:
             self._pulse = None
         try:
             deadline = time.monotonic() + STOP_SECONDS
-            for group in (("beat",), ("flower", "exporter", "control", "notifications", "prices", "simulations")):
+            for group in (
+                ("beat",),
+                ("flower", "exporter", "control", "maintenance", "notifications", "prices", "simulations"),
+            ):
                 children = [self._children[name] for name in group if name in self._children]
                 _end(children, deadline)
         except KeyboardInterrupt:
@@ -191,12 +198,12 @@ class Stack:
                 self._ports[part] = choose_port(self._settings.host, port, f"{PREFIX}{part.upper()}_PORT")
 
     def _make_children(self) -> None:
-        for directory in (self._log_dir, self._home / "beat", self._home / "flower"):
+        for directory in (self._log_dir, self._home / "beat"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lifeline = os.pipe()
         celery = ("celery", "-q", "-A", "workers.app")
         quiet = ("--without-mingle", "--without-gossip", "--loglevel", self._settings.log_level)
-        self._add("simulations", *celery, "worker", "-n", "simulations@%h", "-c", str(self._workers),
+        self._add("simulations", *celery, "worker", "-n", "simulations@%h", *self._pool_size(),
                   "-Q", ",".join(NIGHT_QUEUES), *quiet)  # fmt: skip
         small = SMALL_QUEUES
         if self._settings.price_sources:
@@ -207,13 +214,24 @@ class Stack:
             small = tuple(queue for queue in small if queue not in NOTIFICATION_QUEUES)
             self._add("notifications", *celery, "worker", "-n", "notifications@%h", "-c", "1",
                       "-Q", ",".join(NOTIFICATION_QUEUES), *quiet)  # fmt: skip
+        if self._settings.backup_to:
+            # A backup takes as long as the database is large: the tick must not wait for it.
+            small = tuple(queue for queue in small if queue not in MAINTENANCE_QUEUES)
+            self._add("maintenance", *celery, "worker", "-n", "maintenance@%h", "-c", "1",
+                      "-Q", ",".join(MAINTENANCE_QUEUES), *quiet)  # fmt: skip
         self._add("control", *celery, "worker", "-n", "control@%h", "-c", "1", "-Q", ",".join(small), *quiet)
         if self._parts["beat"]:
             self._add("beat", *celery, "beat", "-s", str(self._home / "beat" / "schedule"))
         if self._parts["flower"]:
-            self._add("flower", *celery, "flower", **self._flower_environment())
+            self._add("flower", "workers.flower", **self._flower_environment())
         if self._parts["exporter"]:
             self._add("exporter", "workers.exporter", NIGHTSHIFT_EXPORTER_PORT=str(self._ports["exporter"]))
+
+    def _pool_size(self) -> tuple[str, str]:
+        most = self._settings.workers_max
+        if most is None or most <= self._workers:
+            return "-c", str(self._workers)
+        return "--autoscale", f"{most},{self._workers}"
 
     def _worker_groups(self) -> list[str]:
         return [name for name in _WORKERS if name in self._children]
@@ -229,14 +247,12 @@ class Stack:
         )
 
     def _flower_environment(self) -> dict[str, str]:
-        # The password goes by the environment: everybody may read a command line.
+        secret = self._settings.flower_oauth_secret
         return {
-            "FLOWER_ADDRESS": self._settings.host,
-            "FLOWER_PORT": str(self._ports["flower"]),
-            "FLOWER_BASIC_AUTH": f"{self.flower_user}:{self.flower_password}",
-            "FLOWER_PERSISTENT": "true",
-            "FLOWER_DB": str(self._home / "flower" / "state"),
-            "FLOWER_STATE_SAVE_INTERVAL": _FLOWER_SAVES,
+            "NIGHTSHIFT_FLOWER_PORT": str(self._ports["flower"]),
+            "NIGHTSHIFT_FLOWER_PASSWORD": self.flower_password,
+            "NIGHTSHIFT_FLOWER_AUTH": self._settings.flower_auth,
+            "NIGHTSHIFT_FLOWER_OAUTH_SECRET": secret.get_secret_value() if secret else "",
         }
 
     def _wait_ready(self) -> None:

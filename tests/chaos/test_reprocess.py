@@ -30,6 +30,7 @@ USERS, BATCH_USERS = 1200, 10
 BEFORE_LAST = LAST_SAMPLE_DAY - timedelta(days=1)
 CORRECTED = ((1, LAST_SAMPLE_DAY - timedelta(days=NIGHTS - 2), 7), (2, LAST_SAMPLE_DAY - timedelta(days=3), 9))
 PATIENCE = 90.0
+_BETWEEN_LOOKS = 0.05
 DONE = "SELECT count(*) FROM batches b JOIN runs r ON r.id = run_id WHERE r.kind = 'reprocess' AND b.status = 'done'"
 SINCE = "SELECT count(*) FROM batches WHERE status = 'done' AND started_at >= (SELECT max(created_at) FROM runs)"
 ENDED = "SELECT count(*) = 0 FROM runs WHERE status IN ('planned', 'running')"
@@ -93,7 +94,8 @@ class Reader:
 
     def _read(self) -> None:
         try:
-            while not self._stop.is_set():
+            # A moment between two looks: without it the reader takes a processor from those whom it watches.
+            while not self._stop.wait(_BETWEEN_LOOKS):
                 self.look()
         except Exception as error:  # noqa: BLE001 - a reader that ends has seen something wrong
             self.wrong.append((self.looks, repr(error)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -315,3 +316,9 @@ def test_a_changed_encrypted_file_is_named_even_where_its_sum_fits(
     manifest.model_copy(update={"files": files}).store(backups.store, cipher_of(backups.settings))
     with pytest.raises(NightshiftError, match="cannot be decrypted"):
         verify(backups, "latest", scratch_on(servers.database_url))
+
+    # It is removed by hand, as its runbook says: then it is not missed for ever.
+    shutil.rmtree(path.parents[1])
+    with pytest.raises(NightshiftError, match="there is no backup"):
+        verify(backups, "latest", scratch_on(servers.database_url))
+    assert scalar(engine, "SELECT state FROM backups") == "removed"

@@ -15,7 +15,7 @@ from models.portfolio_rows import PORTFOLIO_FORMAT, TRADE_FORMAT
 from services.copying import copy_out
 from services.portfolio_io import frame_queries
 from tests.support.cli import Shell
-from tests.support.nights import LAST_SAMPLE_DAY, Night, rows, scalar, settings
+from tests.support.nights import FIRST_NIGHT, Night, rows, scalar, settings
 
 SPREAD = {"min", "median", "max"}
 MEASURED = {
@@ -45,7 +45,7 @@ def test_a_tiny_run_measures_everything(shell: Shell) -> None:
 
 
 def test_the_floor_moves_the_bytes_of_the_night_and_leaves_nothing_behind(fresh: Engine) -> None:
-    day = LAST_SAMPLE_DAY
+    day = FIRST_NIGHT + timedelta(days=3)
     Night(fresh, settings(400)).run(day, each=True)
     run = scalar(fresh, "SELECT id FROM runs WHERE day = :day", day=day)
     tables = "SELECT relname FROM pg_class WHERE relkind = 'r' ORDER BY 1"
@@ -73,10 +73,10 @@ def test_the_floor_moves_the_bytes_of_the_night_and_leaves_nothing_behind(fresh:
 def test_a_floor_that_cannot_be_measured_is_an_error_and_no_wait(
     fresh: Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    Night(fresh, settings(400)).run(LAST_SAMPLE_DAY, each=True)
-    run = scalar(fresh, "SELECT id FROM runs WHERE day = :day", day=LAST_SAMPLE_DAY)
+    Night(fresh, settings(400)).run(FIRST_NIGHT)
+    run = scalar(fresh, "SELECT id FROM runs WHERE day = :day", day=FIRST_NIGHT)
     with pytest.raises(NightshiftError, match="floor failed"):
-        measure_floor(fresh, url_of(fresh) + "_gone", run_id=run, day=LAST_SAMPLE_DAY, processes=2)
+        measure_floor(fresh, url_of(fresh) + "_gone", run_id=run, day=FIRST_NIGHT, processes=2)
     assert "does not exist" in capfd.readouterr().err
 
 

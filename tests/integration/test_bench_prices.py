@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import pytest
 import redis
@@ -12,8 +11,9 @@ from sqlalchemy import Engine, text
 
 from benchmarks import price_market, prices
 from benchmarks.prices import measure_prices
-from benchmarks.prices_peer import store_with_orm
+from benchmarks.prices_peer import check_same
 from core.errors import NightshiftError
+from services.price_store import Followed
 from tests.support.cli import Shell
 from tests.support.nights import settings
 
@@ -66,24 +66,28 @@ def change(statement: str) -> Fault:
     return fault
 
 
-@pytest.mark.parametrize(
-    ("fault", "found"),
-    [
-        (change("DELETE FROM price_ticks WHERE asset_id = 7 AND price <> 100000000"), "price_ticks, first of asset 7"),
-        (change("UPDATE latest_prices SET price = price + 1 WHERE asset_id = 7"), "latest_prices, first of asset 7"),
-        (change("UPDATE closes SET close = close - 1 WHERE asset_id = 7"), "closes, first of asset 7"),
-        (lambda _engine, client: client.delete("peer:price:SYN00007"), "None instead of .* of SYN00007"),
-    ],
-)
-def test_what_the_peer_stores_otherwise_is_found(fault: Fault, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def store(engine: Engine, client: redis.Redis, *values: Any, **names: Any) -> float:
-        seconds = store_with_orm(engine, client, *values, **names)
-        fault(engine, client)
-        return seconds
+# What differs is found in this order: each fault comes before those that are there already.
+FAULTS: dict[str, Fault] = {
+    "None instead of .* of SYN00007": lambda _engine, client: client.delete("peer:price:SYN00007"),
+    "closes, first of asset 7": change("UPDATE closes SET close = close - 1 WHERE asset_id = 7"),
+    "latest_prices, first of asset 7": change("UPDATE latest_prices SET price = price + 1 WHERE asset_id = 7"),
+    "price_ticks, first of asset 7": change("DELETE FROM price_ticks WHERE asset_id = 7 AND price <> 100000000"),
+}
 
-    monkeypatch.setattr(prices, "store_with_orm", store)
 
-    with pytest.raises(NightshiftError, match=found):
+def test_what_the_peer_stores_otherwise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tampered(engine: Engine, client: redis.Redis, assets: Sequence[Followed]) -> None:
+        check_same(engine, client, assets)
+        for found, fault in FAULTS.items():
+            fault(engine, client)
+            with pytest.raises(NightshiftError, match=found):
+                check_same(engine, client, assets)
+        check_same(engine, client, assets)
+
+    monkeypatch.setattr(prices, "check_same", tampered)
+
+    # The last one ends the measurement.
+    with pytest.raises(NightshiftError, match=list(FAULTS)[-1]):
         measure_tiny(symbols=20, peer_symbols=10, windows=1, workers=1, settings=settings())
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from benchmarks import reprocess
 from benchmarks.market import DAYS_BEFORE, FIRST_DAY
-from benchmarks.reprocess import measure_all, measure_one, measure_reprocess
+from benchmarks.reprocess import Reprocess, measure_all, measure_reprocess
 from core.errors import NightshiftError, UsageError
 from services.reprocessing import retry_quarantined
 from tests.support.cli import Shell
-from tests.support.nights import settings
+from tests.support.nights import change, settings
 
 USERS, DAYS = 60, 4
 ONE_DAYS = 5
@@ -29,9 +28,9 @@ MEASURED = {
 }  # fmt: skip
 STAGES = {"read", "decode", "market", "compute", "encode", "write", "other"}
 SECOND = FIRST_DAY + timedelta(days=DAYS_BEFORE + 1)
-A_DAY_LEFT_OUT = (
-    "UPDATE simulations SET start_day = start_day + 1 WHERE id IN (SELECT simulation_id FROM run_simulations)",
-)
+# The run says that it wrote less than it was asked for.
+A_DAY_LEFT_OUT = ("UPDATE simulations SET start_day = start_day + 1 WHERE user_id = 7",)
+IT_IS_BACK = ("UPDATE simulations SET start_day = start_day - 1 WHERE user_id = 7",)
 # The run knows nothing of it: its worker sends the row, and the table does not get it.
 LOSE = "BEGIN IF NEW.user_id = 7 THEN RETURN NULL; END IF; RETURN NEW; END"
 A_ROW_LOST = (
@@ -67,26 +66,35 @@ def test_a_tiny_run_measures_everything(shell: Shell, monkeypatch: pytest.Monkey
     assert set(result["stage_seconds"]) == set(result["reprocess_one_stage_seconds"]) == STAGES
 
 
-@pytest.mark.parametrize(
-    ("measure", "fault", "found"),
-    [
-        (partial(measure_one, among=20), A_DAY_LEFT_OUT, f"wrote {DAYS - 1} rows instead of {DAYS}"),
-        (partial(measure_all, users=USERS), A_ROW_LOST, f"days of {SECOND} are not .* {USERS - 1} instead of {USERS}"),
-    ],
-)
-def test_whatever_is_left_out_is_found(
-    measure: Callable[..., object], fault: Sequence[str], found: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whatever_is_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out, check_run = reprocess._leave_out, reprocess._check_run
+    checked: list[int | None] = []
+
     def retry(session: Session, **request: Any) -> int | None:
         run = retry_quarantined(session, **request)
-        for statement in fault:
+        for statement in A_ROW_LOST if checked else A_DAY_LEFT_OUT:
             session.execute(text(statement))
         return run
 
-    monkeypatch.setattr(reprocess, "retry_quarantined", retry)
+    def check(done: Reprocess, rows: int) -> None:
+        checked.append(done.run.rows)
+        if len(checked) > 1:
+            check_run(done, rows)
+            return
+        with pytest.raises(NightshiftError, match=f"wrote {rows - 1} rows instead of {rows}"):
+            check_run(done, rows)
 
-    with pytest.raises(NightshiftError, match=found):
-        measure(days=DAYS, repeats=1, workers=1, settings=settings(), tell=lambda _: None)
+    def again(engine: Engine, user: int | None) -> None:
+        for statement in IT_IS_BACK if checked else ():
+            change(engine, statement)
+        leave_out(engine, user)
+
+    for name, function in {"retry_quarantined": retry, "_check_run": check, "_leave_out": again}.items():
+        monkeypatch.setattr(reprocess, name, function)
+
+    with pytest.raises(NightshiftError, match=f"days of {SECOND} are not .* {USERS - 1} instead of {USERS}"):
+        measure_all(users=USERS, days=DAYS, repeats=2, workers=1, settings=settings(), tell=lambda _: None)
+    assert checked == [USERS * DAYS - 1, USERS * DAYS]
 
 
 def test_a_measurement_of_nothing_is_refused(shell: Shell) -> None:

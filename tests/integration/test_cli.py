@@ -158,11 +158,12 @@ def test_redis_away_is_code_3_and_nothing_is_planned(
     shell: Shell, seeded: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NIGHTSHIFT_REDIS_URL", f"redis://:hush@127.0.0.1:{free_port(None)}/0")
-    for arguments in (["run", "--day", "2024-03-03"], ["status"], ["up"]):
+    for arguments in (["run", "--day", "2024-03-03"], ["up"]):
         line = shell.refused(*arguments, code=3)
         assert "Redis is out of reach" in line
         assert "hush" not in line
     assert shell("health").code == 3
+    assert shell("status").code == 3
     with seeded.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM runs")) == 0
     monkeypatch.setenv("NIGHTSHIFT_REDIS_URL", "not a url")

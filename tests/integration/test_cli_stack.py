@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -18,7 +19,6 @@ from core.clock import utc_now
 from scripts.demo import iso_seconds
 from tests.support.cli import ROOT, Shell, command, environment, run_process
 from tests.support.polling import wait_until
-from workers.embedded import EmbeddedServers
 
 THE_DAY_AFTER = datetime(2022, 12, 29, 12, tzinfo=UTC)
 SAMPLES = ROOT / "samples" / "us_stocks_daily.csv.gz"
@@ -75,52 +75,51 @@ def _wait_for_line(process: subprocess.Popen[bytes], log: Path, words: str) -> s
     return wait_until(found, seconds=120, what=f"{words!r} in the output")
 
 
-def test_seed_and_run_wait_work_on_a_bare_machine(env: dict[str, str], shell: Shell, tmp_path: Path) -> None:
-    assert "made its tables" in run_process(env, "prices", "import", SAMPLES).err
-    assert run_process(env, "seed", "--users", 250, "--start", "2022-12-05").code == 0
-    done = run_process(env, "run", "--through", "2022-12-06", "--each", "--wait", "--json")
+def test_a_bare_machine_runs_nights_and_then_serves(
+    env: dict[str, str], shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command brings its servers and workers and takes them away; `up` serves until it is told to stop."""
+    assert "made its tables" in shell.ok("prices", "import", SAMPLES).err
+    assert shell("seed", "--users", 250, "--start", "2022-12-26").code == 0
+    done = run_process(env, "run", "--through", "2022-12-27", "--each", "--wait", "--json")
     assert done.code == 0, done.err
     assert [(run["status"], run["users_done"], run["batches"]) for run in done.json["runs"]] == [("done", 250, 3)] * 2
     assert sum(run["trades"] for run in done.json["runs"]) > 0
     assert _processes(tmp_path / "home") == []
 
-    with EmbeddedServers(tmp_path / "home"):
-        again = shell.ok("run", "--day", "2022-12-06", "--wait", "--json")
-        assert not again.json["planned"]
-        assert "is done already (run 2 of 2022-12-06): nothing changed" in again.err
-        assert again.json["runs"] == done.json["runs"][1:]
-        run = again.json["runs"][0]
-        digest = shell.ok("db", "digest", "--json").json
-        assert digest == {"day": "2022-12-06", "digest": run["digest"], "rows": 250, "reprocessed_by": []}
-        assert shell.ok("runs", run["id"], "--json").json == run
-        assert [batch["rows"] for batch in shell.ok("batches", run["id"], "--json").json] == [100, 100, 50]
-        for kind, number in (("simulation", 1), ("run", run["id"])):
-            page = tmp_path / f"{kind}.html"
-            shell.ok("report", f"--{kind}", number, "--out", page)
-            html = page.read_text()
-            assert html.count("<figure>") == 3
-            assert "http" not in html.replace("http-equiv", "")
-
-
-def test_up_serves_until_it_is_told_to_stop(
-    env: dict[str, str], shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     log = tmp_path / "up.log"
     monkeypatch.setenv("NIGHTSHIFT_CLOCK_OFFSET", iso_seconds(THE_DAY_AFTER - utc_now()))
     env |= {"NIGHTSHIFT_CLOCK_OFFSET": os.environ["NIGHTSHIFT_CLOCK_OFFSET"]}
     with _started(env, log, "up", "--workers", "1") as process:
         _wait_for_line(process, log, "Ctrl-C stops")
         assert "a stack runs in" in shell.refused("up", code=1)
-        shell.ok("prices", "import", SAMPLES)
-        shell.ok("seed", "--users", 150, "--start", "2022-12-26")
         # Whether this plans it or beat does: it is the same night.
-        (run,) = shell.ok("run", "--day", "2022-12-28", "--wait", "--json").json["runs"]
-        assert (run["status"], run["users_done"]) == ("done", 150)
+        (newest,) = shell.ok("run", "--day", "2022-12-28", "--wait", "--json").json["runs"]
+        assert (newest["status"], newest["users_done"]) == ("done", 250)
         assert len(shell.ok("status", "--json").json["workers"]) == 2
         wait_until(lambda: shell("health").code == 0, what="health")
+        _nothing_changed(shell, done.json["runs"][-1], tmp_path)
         process.send_signal(signal.SIGTERM)
         assert process.wait(90) == 0
     assert _processes(tmp_path / "home") == []
+
+
+def _nothing_changed(shell: Shell, run: dict[str, Any], directory: Path) -> None:
+    """A run that is done is not done again, and is shown as it was."""
+    again = shell.ok("run", "--day", "2022-12-27", "--wait", "--json")
+    assert not again.json["planned"]
+    assert f"is done already (run {run['id']} of 2022-12-27): nothing changed" in again.err
+    assert again.json["runs"] == [run]
+    digest = shell.ok("db", "digest", "--day", "2022-12-27", "--json").json
+    assert digest == {"day": "2022-12-27", "digest": run["digest"], "rows": 250, "reprocessed_by": []}
+    assert shell.ok("runs", run["id"], "--json").json == run
+    assert [batch["rows"] for batch in shell.ok("batches", run["id"], "--json").json] == [100, 100, 50]
+    for kind, number in (("simulation", 1), ("run", run["id"])):
+        page = directory / f"{kind}.html"
+        shell.ok("report", f"--{kind}", number, "--out", page)
+        html = page.read_text()
+        assert html.count("<figure>") == 3
+        assert "http" not in html.replace("http-equiv", "")
 
 
 def test_the_demo_runs_once_and_its_clock_is_that_of_the_samples(env: dict[str, str], tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_scheduler_status_says_when_each_schedule_ran_and_runs(web: MakeClient, 
     assert ensure_ahead(engine, now=NOW) == []
     page = web().get("/scheduler/status").json()
     schedules = {schedule.pop("name"): schedule for schedule in page["schedules"]}
-    assert set(schedules) == {"nightly", "tick", "ensure_partitions"}
+    assert set(schedules) == {"nightly", "tick", "ensure_partitions", "maintain"}
     assert schedules["nightly"]["result"].endswith("of 2024-03-04: running")
     assert schedules["nightly"]["next_run"] == "2024-03-06T00:01:00+00:00"
     assert schedules["tick"]["last_run"] == "2024-03-05T11:59:55+00:00"

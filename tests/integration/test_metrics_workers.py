@@ -132,4 +132,4 @@ def both_answer(client: Client) -> WorkersState | None:
 
 def test_nobody_answers_where_nobody_is(redis_url: str, tmp_path: Path) -> None:
     with make_app(quick(tmp_path, 20), redis_url) as app:
-        assert ask(app) == {}
+        assert ask(app) == ({}, {})

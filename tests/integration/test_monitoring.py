@@ -60,6 +60,7 @@ def test_a_rehearsal_divides_times_and_nothing_else() -> None:
     assert scale_rules('increase(b_total[5m]) > 0 or c_seconds{kind!="digest"} > 60', 30) == (
         'increase(b_total[10000ms]) > 0 or c_seconds{kind!="digest"} > 2'
     )
+    assert scale_rules("time() - d < e_seconds + 3600", 30) == "time() - d < e_seconds + 120"
     for unchanged in ("nightshift_queue_length > 100", 'burn{window="1d"} > 14.4', "ratio > 0.85", "workers == 0"):
         assert scale_rules(unchanged, 30) == unchanged
     quick = prometheus_files(ADDRESSES, interval_seconds=1, faster=30)["alerts.rules.yml"]

@@ -15,13 +15,30 @@ from services.alerts import clear_alert, raise_alert
 from services.notifications import Notifier, retry_delay
 from services.notify_channels import channels
 from services.notify_outbox import list_outbox, retry
-from tests.support.mail import Hook, postbox
+from tests.support.mail import Hook, Postbox, postbox
 from tests.support.nights import NOW, change, rows, scalar, settings
+from tests.support.outbox import emptied, outbox_database
+from workers.embedded import ServerUrls
 
 EVIL = "<script>alert('x')</script> & \"quoted\"\r\nBcc: everybody@example.org"
+SHOWN = "<script>alert('x')</script> & \"quoted\" Bcc: everybody@example.org"
+ENCODED = "=?utf-8?q?hidden=0D=0ABcc:_everybody=40example.org?="
 OUTBOX = "SELECT state FROM (SELECT CASE WHEN sent_at IS NOT NULL THEN 'sent' WHEN given_up_at IS NOT NULL"
 STATES = OUTBOX + " THEN 'given up' ELSE 'open' END AS state, id FROM outbox) AS o ORDER BY id"
 Make = Callable[..., Notifier]
+
+
+@pytest.fixture(scope="module")
+def world(servers: ServerUrls) -> Iterator[Engine]:
+    """One database for all tests here."""
+    with outbox_database(servers.database_url, "outbox_admins") as engine:
+        yield engine
+
+
+@pytest.fixture
+def engine(world: Engine) -> Engine:
+    """It, empty."""
+    return emptied(world)
 
 
 @pytest.fixture
@@ -69,26 +86,50 @@ def failed_run(engine: Engine) -> int:
     return run
 
 
+def admins(box: Postbox, form: str = "html") -> str:
+    """The URL of a mail to administrators."""
+    return f"mailto://127.0.0.1:{box.port}?mode=insecure&from=ns@example.org&to=admin@example.org&format={form}&cto=60"
+
+
 def test_a_failed_night_arrives_at_each_channel_once_and_what_it_quotes_is_text(engine: Engine, make: Make) -> None:
     run = failed_run(engine)
     with Hook() as hook, postbox() as box:
-        mail = f"mailto://127.0.0.1:{box.port}?mode=insecure&from=ns@example.org&to=admin@example.org"
-        notifier = make(notify_urls=f"{hook.url}, {mail}&cto=5")
+        notifier = make(notify_urls=f"{hook.url}, {admins(box)}, {admins(box, 'text')}")
         assert notifier.deliver().sent == 1
         assert notifier.deliver().sent == 0
-    (call,) = hook.calls
+    (call,) = hook.taken
     assert call.body["title"] == f"Nightshift: run {run} of 2022-12-28: failed, 1 quarantined"
-    assert "<script>alert('x')</script> & \"quoted\" Bcc: everybody@example.org" in call.body["message"]
     assert "close_missing" in call.body["message"]
-    ((recipients, arrived),) = box.mails
+    assert call.body["message"].count(SHOWN) == 3, "the error, the reason, and that of the quarantine"
+    assert len(box.mails) == 2
+    for recipients, mail in box.mails:
+        assert recipients == ["admin@example.org"]
+        assert mail["X-Idempotency-Key"] == call.key
+        assert "Bcc" not in mail
+        assert mail["Subject"] == call.body["title"]
+        text = mail.get_body(("plain",))
+        assert text is not None
+        assert SHOWN in text.get_content()
+    html = box.mails[0][1].get_body(("html",))
+    assert html is not None
+    assert "<script" not in html.get_content()
+    assert html.get_content().count("&lt;script&gt;") == 3
+    assert rows(engine, "SELECT cardinality(delivered), attempts, error FROM outbox") == [(3, 1, None)]
+
+
+def test_no_text_becomes_a_header(engine: Engine, make: Make) -> None:
+    with session_scope(engine) as session:
+        raise_alert(session, f"closes {EVIL}", "closes_missing", f"{EVIL} {ENCODED}", now=NOW)
+    with Hook() as hook, postbox() as box:
+        assert make(notify_urls=f"{hook.url},{admins(box)}").deliver().sent == 1
+    ((recipients, mail),) = box.mails
     assert recipients == ["admin@example.org"]
-    assert arrived["X-Idempotency-Key"] == call.key
-    assert "Bcc" not in arrived
-    for part in arrived.walk():
-        if part.get_content_type() == "text/html":
-            assert "<script" not in part.get_content()
-            assert "&lt;script&gt;" in part.get_content()
-    assert rows(engine, "SELECT cardinality(delivered), attempts, error FROM outbox") == [(2, 1, None)]
+    assert "Bcc" not in mail
+    title = hook.taken[0].body["title"]
+    assert mail["Subject"] == title == f"Nightshift: closes_missing: {SHOWN} {ENCODED.replace('=?', '= ?')}"
+    html = mail.get_body(("html",))
+    assert html is not None
+    assert "<script" not in html.get_content()
 
 
 def test_a_channel_that_fails_stalls_and_drops_is_tried_again_and_the_other_not_repeated(
@@ -97,7 +138,7 @@ def test_a_channel_that_fails_stalls_and_drops_is_tried_again_and_the_other_not_
     failed_run(engine)
     with Hook() as hook, Hook() as sound:
         hook.answers.extend(["500", "stall", "drop"])
-        notifier = make(notify_urls=f"{hook.url},{sound.url}", notify_retry_seconds=60)
+        notifier = make(notify_urls=f"{hook.impatient_url},{sound.url}", notify_retry_seconds=60)
         for attempt in range(1, 4):
             assert notifier.deliver().failed == 1
             assert notifier.deliver().failed == 0, "not before its time"

@@ -15,13 +15,15 @@ import trustme
 from pydantic import ValidationError
 from sqlalchemy import Engine
 
-from core.database import session_scope
+from core.database import make_engine, session_scope
 from core.errors import UsageError
 from core.settings import Settings
 from services.notifications import Notifier, unsubscribe
 from services.notify_digests import plan_digests
 from tests.support.mail import PASSWORD, Postbox, postbox
 from tests.support.nights import FIRST_NIGHT, NOW, Night, change, rows, sample_world, scalar, settings
+from tests.support.outbox import emptied, outbox_database
+from workers.embedded import ServerUrls
 
 EVIL = '<b onclick="x()">Eve</b>'
 MOST: dict[str, Any] = {
@@ -29,7 +31,32 @@ MOST: dict[str, Any] = {
     "public_url": "https://nightshift.example.org/", "notify_secret": "canary-secret",
 }  # fmt: skip
 LAST = FIRST_NIGHT + timedelta(days=3)
+DAY = "CREATE TABLE day_28 PARTITION OF portfolio_days FOR VALUES FROM ('2022-12-28') TO ('2022-12-29')"
 NIGHT = "INSERT INTO runs (kind, first_day, day, status, scope, requested_by, batch_users)"
+
+
+@pytest.fixture(scope="module")
+def world(servers: ServerUrls) -> Iterator[Engine]:
+    """One database for most tests here."""
+    with outbox_database(servers.database_url, "outbox_users") as engine:
+        change(
+            engine, "CREATE TABLE day_28 PARTITION OF portfolio_days FOR VALUES FROM ('2022-12-28') TO ('2022-12-29')"
+        )
+        yield engine
+
+
+@pytest.fixture
+def engine(world: Engine) -> Engine:
+    """It, empty."""
+    return emptied(world)
+
+
+@pytest.fixture
+def own(database: str) -> Iterator[Engine]:
+    """A database that only one test has."""
+    engine = make_engine(database, application="nightshift-test")
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
@@ -70,6 +97,15 @@ def users(engine: Engine, count: int, *, notify: bool = True) -> None:
     change(engine, NIGHT + " VALUES ('nightly', '2022-12-28', '2022-12-28', 'done', '{}', 'test', 10)")
 
 
+def told_of(engine: Engine) -> None:
+    """The day of which digests tell."""
+    change(
+        engine,
+        "INSERT INTO portfolio_days SELECT '2022-12-28', 1, user_id, id, 0, 110, 110, 0, 0, 0, '{}', '{}', '{}', '{}'"
+        " FROM simulations",
+    )
+
+
 def plan(engine: Engine, chosen: Settings, run: int | None = None) -> int:
     """Plan the digests of a run, or of the newest."""
     with session_scope(engine) as session:
@@ -77,11 +113,11 @@ def plan(engine: Engine, chosen: Settings, run: int | None = None) -> int:
 
 
 def test_a_digest_says_what_the_tables_say_and_ends_by_its_link(
-    engine: Engine, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Engine, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    engine = own
     sample_world(engine, 30)
-    night = Night(engine, settings())
-    night.run(LAST, each=True)
+    Night(engine, settings()).run(LAST, each=True)
     user = scalar(engine, "SELECT user_id FROM simulations WHERE start_day < :day GROUP BY 1 LIMIT 1", day=LAST)
     change(
         engine, "UPDATE users SET notify = true, name = :name, email = 'eve@example.org' WHERE id = :id",
@@ -191,25 +227,40 @@ def test_ten_thousand_digests_are_planned_once_and_sent_by_one_connection_in_a_h
     engine: Engine, redis_url: str, box: Postbox
 ) -> None:
     users(engine, 10_000)
-    change(engine, "UPDATE users SET notify = false WHERE id = 1")
-    change(engine, "UPDATE users SET email = NULL WHERE id = 2")
+    change(engine, "UPDATE users SET notify = id <> 1, email = CASE WHEN id <> 2 THEN email END WHERE id < 3")
     assert plan(engine, settings()) == 0, "nobody could end them"
     assert plan(engine, of(box)) == 9_998
     assert plan(engine, of(box)) == 0
     change(engine, "DELETE FROM outbox WHERE id > (SELECT min(id) FROM outbox) + 119")
     # A welcome goes before them, though it came later. Their figures are looked up when they are sent.
     welcome(engine, "first@example.org")
-    change(engine, "CREATE TABLE day_28 PARTITION OF portfolio_days FOR VALUES FROM ('2022-12-28') TO ('2022-12-29')")
-    change(
-        engine,
-        "INSERT INTO portfolio_days SELECT '2022-12-28', 1, user_id, id, 0, 110, 110, 0, 0, 0, '{}', '{}', '{}', '{}'"
-        " FROM simulations",
-    )
+    told_of(engine)
     assert deliver(engine, redis_url, of(box)).sent == 121
     assert box.mails[0][0] == ["first@example.org"]
     assert len({recipients[0] for recipients, _ in box.mails}) == 121
     assert box.connections == 2
     assert len({mail["Message-ID"] for _, mail in box.mails}) == 121
+
+
+@pytest.mark.parametrize(
+    ("status", "minutes", "waits"),
+    [("running", 0, True), ("running", 14, True), ("running", 16, False), ("planned", 0, False), ("done", 0, False)],
+)
+def test_digests_wait_while_a_night_runs_unless_it_takes_very_long(
+    engine: Engine, redis_url: str, box: Postbox, status: str, minutes: int, waits: bool
+) -> None:
+    users(engine, 3)
+    assert plan(engine, of(box)) == 3
+    told_of(engine)
+    welcome(engine, "first@example.org")
+    change(engine, NIGHT + " SELECT 'nightly', day + 1, day + 1, :status, '{}', 'test', 10 FROM runs", status=status)
+    change(engine, "UPDATE runs SET started_at = :now", now=NOW)
+    result = deliver(engine, redis_url, of(box), minutes=minutes)
+    assert result.summary() == ("1 sent, digests wait for a night" if waits else "4 sent")
+    assert box.mails[0][0] == ["first@example.org"]
+    assert scalar(engine, "SELECT max(attempts) FROM outbox WHERE kind = 'digest'") == (0 if waits else 1)
+    change(engine, "UPDATE runs SET status = 'done'")
+    assert deliver(engine, redis_url, of(box), minutes=minutes).sent == (3 if waits else 0)
 
 
 def test_a_user_gets_so_many_mails_and_no_more(engine: Engine, redis_url: str, box: Postbox) -> None:

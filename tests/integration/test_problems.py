@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from core.queues import Queue
+from services.metrics_backups import BackupMetrics
 from services.metrics_night import Night, NightMetrics
 from services.metrics_outbox import OutboxMetrics
 from services.metrics_prices import PriceMetrics
@@ -42,12 +43,17 @@ NIGHTS = NightMetrics(
 )  # fmt: skip
 REGISTRY = WorkersState(dict.fromkeys(Queue, 1), dict.fromkeys(Queue, 1), 0, {})
 BROKER = BrokerState({}, {}, {}, RedisServer(10 * 2**20, 100 * 2**20, 0, 5), REGISTRY)
+BACKUPS = BackupMetrics(
+    interval=21_600.0, newest=NOW - timedelta(hours=5), proven=NOW - timedelta(hours=5), size=1, seconds=1.0,
+    verify_seconds=1.0, failed=0, damaged=0,
+)  # fmt: skip
 WELL = Observed(
     now=NOW,
     night=NIGHTS,
     runs=RunMetrics({}, {}, 0, {"nightly": NOW - timedelta(seconds=1)}, []),
     prices=PriceMetrics(date(2024, 3, 4), [WindowState("binance", NOW - timedelta(minutes=6), {})], ["binance"], 0, {}),
     outbox=[OutboxMetrics("alert_raised", 1, 0, 10.0), OutboxMetrics("digest", 9, 0, 9999.0)],
+    backups=BACKUPS,
     database=ServerMetrics({"active": 10}, 97, 0, 0.1, 0),
     put_back={"lost": NOW - timedelta(hours=1)},
     last_tick=NOW - timedelta(seconds=5),
@@ -59,6 +65,7 @@ WELL = Observed(
     visibility_timeout=900.0,
 )
 AGO = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
 Change = Callable[[Observed], Observed]
 
 
@@ -84,6 +91,10 @@ def plain(**changes: object) -> Change:
 
 def prices(**changes: object) -> Change:
     return lambda seen: replace(seen, prices=replace(seen.prices, **changes))  # type: ignore[arg-type]
+
+
+def backups(**changes: object) -> Change:
+    return lambda seen: replace(seen, backups=replace(BACKUPS, **changes))  # type: ignore[arg-type]
 
 
 def stale(age: timedelta) -> Change:
@@ -157,6 +168,13 @@ CASES: dict[str, tuple[Change, Change, str]] = {
         plain(outbox=[OutboxMetrics("welcome", 1, 0, 60.0), OutboxMetrics("alert_raised", 3, 0, None)]),
         plain(outbox=[OutboxMetrics("welcome", 2, 0, 61.0)]), "2 notifications of kind welcome are not sent",
     ),
+    "NightshiftBackupOld": (
+        backups(newest=NOW - 7 * HOUR), backups(newest=NOW - 7 * HOUR - AGO),
+        "the newest backup is 7 h 0 min old; one is due every 6 h 0 min",
+    ),
+    "NightshiftBackupUnverified": (
+        backups(proven=NOW - 8 * HOUR), backups(proven=NOW - 8 * HOUR - AGO), "restored and found equal is 8 h 0 min",
+    ),
     "NightshiftPriceStale": (stale(600 * AGO), stale(601 * AGO), "the newest prices of binance are 10 min old"),
     "NightshiftPriceProviderFailing": (
         prices(alerts={"prices_failed": 0, "closes_missing": 1}), prices(alerts={"prices_failed": 2}), "2 sources",
@@ -171,6 +189,20 @@ def test_a_problem_is_found_from_its_limit_on(name: str) -> None:
     (problem,) = (problem for problem in find_problems(wrong(WELL)) if problem.name == name)
     assert said in problem.detail
     assert problem.runbook == f"docs/runbooks/{name}.md"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"newest": None, "proven": None}, ["there is no backup", "no backup was ever restored and found equal"]),
+        ({"interval": None, "newest": None, "proven": None}, []),
+        ({"interval": None, "damaged": 2}, ["2 backups that are kept did not stand their verification"]),
+        # Those of an hour ago were whole: that one is damaged is worth a line all the same.
+        ({"damaged": 1}, ["1 backups that are kept did not stand their verification"]),
+    ],
+)
+def test_backups_are_missed_only_where_they_are_wanted(changes: dict[str, object], said: list[str]) -> None:
+    assert [problem.detail for problem in find_problems(backups(**changes)(WELL))] == said
 
 
 def test_nothing_is_wrong_where_nothing_is() -> None:
@@ -195,7 +227,7 @@ def test_every_alert_has_a_problem_of_its_name_severity_and_limit() -> None:
     for check in CHECKS:
         (text,) = (text for text in texts if text.startswith(check.name + "\n"))
         rule = text.split("for:")[0]
-        limits = {float(number) for number in re.findall(r" [<>] ([0-9.]+)", rule)}
+        limits = {float(number) for number in re.findall(r" [<>+] ([0-9.]+)", rule)}
         limits |= {60 * float(minutes) for minutes in re.findall(r"\[(\d+)m\]", rule)}
         if check.limit is not None:
             assert check.limit in limits, check.name

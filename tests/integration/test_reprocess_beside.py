@@ -19,14 +19,12 @@ from services import giving_way
 from services.batches import BatchWorker, Outcome
 from services.closes import TickClose, write_last_ticks
 from services.market_data import MarketCache, closes_version
-from tests.support.corrections import LAST, assert_same, correct, finish, status
+from tests.support.corrections import ASSET, LAST, MIDDLE, PRICE, assert_same, correct, finish, status
 from tests.support.database import new_database
 from tests.support.nights import FIRST_NIGHT, Night, change, rows, scalar, settings
 from workers.embedded import ServerUrls
 
-ASSET, OTHER = 1, 2
-PRICE = 7
-MIDDLE = FIRST_NIGHT + timedelta(days=3)
+OTHER = 2
 BEFORE_LAST = LAST - timedelta(days=1)
 TOLD = "SELECT rows, simulations, trades FROM runs WHERE kind = 'nightly' AND day = :day"
 LATE = "SELECT count(*) FROM quarantine WHERE run_id IN (SELECT id FROM runs WHERE kind = 'nightly')"
@@ -48,6 +46,19 @@ def right(servers: ServerUrls, world: str, request: pytest.FixtureRequest) -> It
         night = Night(engine, settings(5000))
         correct(night, ASSET, MIDDLE, PRICE)
         yield night
+        engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def right_of_both(servers: ServerUrls, world: str) -> Iterator[Engine]:
+    """A week of nights with two closes right from the start, to look at."""
+    with new_database(servers.database_url, "right_of_both", template=world) as url:
+        engine = make_engine(url)
+        night = Night(engine, settings(5000))
+        correct(night, ASSET, MIDDLE, PRICE)
+        correct(night, OTHER, BEFORE_LAST, PRICE)
+        night.run(LAST, each=True)
+        yield engine
         engine.dispose()
 
 
@@ -97,10 +108,8 @@ def test_a_batch_of_a_night_that_has_the_old_market_is_done_again(night: Night, 
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_in_every_order(night: Night, right: Night, seed: int) -> None:
+def test_in_every_order(night: Night, right_of_both: Engine, seed: int) -> None:
     """A night half done, two corrections, the next night, and two workers that know other closes."""
-    correct(right, OTHER, BEFORE_LAST, PRICE)
-    right.run(LAST, each=True)
     order = random.Random(seed)
     night.run(BEFORE_LAST - timedelta(days=1), each=True)
     night.plan(BEFORE_LAST)
@@ -120,16 +129,15 @@ def test_in_every_order(night: Night, right: Night, seed: int) -> None:
             worker = order.choice([night, second]).worker
             assert worker.advance(night.queue.messages.pop(place).batch_id).outcome is Outcome.DONE
     finish(night)
-    assert_same(night.engine, right.engine)
+    assert_same(night.engine, right_of_both)
     # No night finds rows of its day that somebody else wrote, and reports less than it is.
     for told in ("rows", "simulations"):
         query = f"SELECT day, {told} FROM runs WHERE kind = 'nightly' ORDER BY day"
-        assert rows(night.engine, query) == rows(right.engine, query)
+        assert rows(night.engine, query) == rows(right_of_both, query)
 
 
 @pytest.mark.parametrize("planned", ["before", "after"])
-def test_a_night_that_is_planned_reports_all_that_it_is(night: Night, right: Night, planned: str) -> None:
-    right.run(LAST, each=True)
+def test_a_night_that_is_planned_reports_all_that_it_is(night: Night, right_week: Engine, planned: str) -> None:
     night.run(BEFORE_LAST, each=True)
     if planned == "before":
         night.plan(LAST)
@@ -140,8 +148,8 @@ def test_a_night_that_is_planned_reports_all_that_it_is(night: Night, right: Nig
     # The correction's batches come first.
     night.queue.messages.sort(key=lambda message: f"run {run} " not in message.label)
     finish(night)
-    assert_same(night.engine, right.engine)
-    assert rows(night.engine, TOLD, day=LAST) == rows(right.engine, TOLD, day=LAST)
+    assert_same(night.engine, right_week)
+    assert rows(night.engine, TOLD, day=LAST) == rows(right_week, TOLD, day=LAST)
 
 
 def test_whoever_comes_back_is_brought_through_a_night_that_left_him_out(night: Night, right: Night) -> None:

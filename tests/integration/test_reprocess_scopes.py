@@ -304,7 +304,7 @@ def test_who_and_why_are_a_line_each(shared: Night, more: dict[str, Any], said: 
 def test_days_that_are_no_longer_kept_are_not_done_again(night: Night) -> None:
     change(night.engine, f"DROP TABLE portfolio_days_{FIRST_NIGHT:%Y%m%d}")
     change(night.engine, f"TRUNCATE portfolio_days_{FIRST_NIGHT + timedelta(days=1):%Y%m%d}")
-    for day in (FIRST_NIGHT, FIRST_NIGHT + timedelta(days=2)):
+    for day in (FIRST_NIGHT + timedelta(days=1), FIRST_NIGHT + timedelta(days=2)):
         with pytest.raises(UsageError, match=f"--from {MIDDLE} is the first that can be done"):
             ask(night, EVERYBODY, day)
     assert ask(night, EVERYBODY, MIDDLE).run is not None

@@ -16,23 +16,19 @@ from services.run_control import Replaced, pause_run, replaced_by, resume_run
 from services.runs import RunView, cancel_run
 from services.tick import tick
 from tests.support.cli import Shell
-from tests.support.corrections import LAST, contents, correct, finish, status
-from tests.support.nights import FIRST_NIGHT, Night, rows, scalar, settings
+from tests.support.corrections import ASSET, LAST, MIDDLE, PRICE, contents, correct, finish, status
+from tests.support.nights import Night, rows, scalar, settings
 
-ASSET, PRICE = 1, 7
-MIDDLE = FIRST_NIGHT + timedelta(days=3)
 IN_FLIGHT = 2
 STATUSES = "SELECT status, count(*) FROM batches WHERE run_id = :run GROUP BY 1 ORDER BY 1"
 
 
 @pytest.fixture
-def night(fresh: Engine) -> Night:
+def night(after_week: Engine) -> Night:
     """A week of nights."""
     # At a noon at which no further night is due.
     noon = datetime.combine(LAST + timedelta(days=1), time(12), UTC)
-    night = Night(fresh, settings(50, reprocess_in_flight=IN_FLIGHT), now=noon)
-    night.run(LAST, each=True)
-    return night
+    return Night(after_week, settings(50, reprocess_in_flight=IN_FLIGHT), now=noon)
 
 
 def pause(night: Night, run: int) -> RunView:

@@ -81,10 +81,12 @@ STATES: dict[str, State] = {
     "NightshiftErrorBudgetSlowBurn": states.late_nights,
     "NightshiftWorkerLost": states.worker_lost,
     "NightshiftMessagesPutBack": states.put_back,
+    "NightshiftBackupOld": states.backup_old,
+    "NightshiftBackupUnverified": states.backup_damaged,
 }
 CURES = {
     "NightshiftDatabaseSlow", "NightshiftDatabaseConnectionsHigh", "NightshiftNightNotStarted",
-    "NightshiftNightStalled", "NightshiftUsersQuarantined",
+    "NightshiftNightStalled", "NightshiftUsersQuarantined", "NightshiftBackupOld", "NightshiftBackupUnverified",
 }  # fmt: skip
 """Pages whose commands end what is wrong; of the others something outside, or time, does."""
 STANDSTILL = (

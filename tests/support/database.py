@@ -41,7 +41,8 @@ def make_template(server_url: str) -> None:
 @contextmanager
 def new_database(server_url: str, name: str, template: str = TEMPLATE) -> Iterator[str]:
     """The URL of a database that lives as long as the block; `template1` as template gives an empty one."""
-    execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    # Where nothing is forced to the disk, copying the files is twice as quick as writing them to the log.
+    execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     try:
         yield with_database(server_url, name)
     finally:

@@ -36,7 +36,9 @@ class Client:
         """The answer of one page."""
 
         async def ask() -> httpx.Response:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(self._web), base_url="http://pages") as client:
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(self._web), base_url="http://localhost"
+            ) as client:
                 return await client.get(path)
 
         return asyncio.run(ask())
@@ -121,7 +123,12 @@ _MORE = """
     UPDATE batches SET queued_at = '2024-03-04 00:01+00', started_at = '2024-03-04 00:01:01+00', attempts = 1,
         publications = 2, finished_at = '2024-03-04 00:01:03+00', timings = '{"read": 0.5, "write": 1}'
         WHERE status = 'done';
-    INSERT INTO beat_ticks (name, last_run_at, runs) VALUES ('put_back:lost', '2024-03-05 11:00+00', 3)
+    INSERT INTO beat_ticks (name, last_run_at, runs) VALUES ('put_back:lost', '2024-03-05 11:00+00', 3);
+    INSERT INTO beat_ticks (name, last_run_at, last_result)
+        VALUES ('scaling:simulations', '2024-03-05 11:00+00', '{"workers": 4, "enough": 0}');
+    INSERT INTO backups (place, name, state, started_at, finished_at, bytes, verified_at, verify_seconds) VALUES
+        ('/backups', 'backup-20240305T060000Z', 'done', '2024-03-05 06:00+00', '2024-03-05 06:01+00', 9,
+        '2024-03-05 06:02+00', 3)
 """
 
 
@@ -132,7 +139,9 @@ def fill_everything(engine: Engine, redis_url: str) -> Settings:
     _execute(engine, _MORE)
     with redis.Redis.from_url(redis_url) as client:
         write_answers(client, clock_of(client), {"simulations@here": Answer(("simulations",), 2)})
-    return plain_settings(home=Path("/"), price_sources="binance", notify_urls="json://127.0.0.1:1")
+    return plain_settings(
+        home=Path("/"), price_sources="binance", notify_urls="json://127.0.0.1:1", backup_to="/backups"
+    )
 
 
 def _execute(engine: Engine, statements: str) -> None:

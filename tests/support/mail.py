@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email
 import json
 import socket
@@ -20,17 +21,23 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope, Session
 
 Answer = Literal["500", "stall", "drop"]
+PATIENT = 60
 PASSWORD = "smtp-canary-password"  # noqa: S105 - of a server that lives as long as a test
 
 
 @dataclass
 class Postbox:
-    """What came, as (recipients, mail). `refuse` maps an address to the server's answer."""
+    """What came, as (recipients, mail). `refuse` maps an address to the server's answer.
+
+    So many mails as `stalls` says are neither taken nor refused for as long as the sender waits; `stalled` counts them.
+    """
 
     port: int = 0
     mails: list[tuple[list[str], EmailMessage]] = field(default_factory=list)
     refuse: dict[str, str] = field(default_factory=dict)
     connections: int = 0
+    stalls: int = 0
+    stalled: int = 0
 
     def to(self, address: str) -> list[EmailMessage]:
         """The mails to an address."""
@@ -53,6 +60,11 @@ class Postbox:
 
     async def handle_DATA(self, _server: object, _session: Session, envelope: Envelope) -> str:  # noqa: N802
         assert isinstance(envelope.content, bytes)
+        if self.stalls:
+            self.stalls -= 1
+            self.stalled += 1
+            # Ended with the connection.
+            await asyncio.sleep(3600)
         mail = email.message_from_bytes(envelope.content, policy=policy.default)
         assert isinstance(mail, EmailMessage)
         self.mails.append((list(envelope.rcpt_tos), mail))
@@ -92,10 +104,14 @@ class Call:
 
 
 class Hook:
-    """A webhook: it keeps whatever arrives, and answers 200 unless `answers` has another for its turn."""
+    """A webhook: it keeps whatever arrives, and answers 200 unless `answers` has another for its turn.
+
+    `calls` are those that arrived, `taken` those of them that it answered with 200.
+    """
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.taken: list[Call] = []
         self.answers: deque[Answer] = deque()
         self.release = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -104,8 +120,13 @@ class Hook:
 
     @property
     def url(self) -> str:
-        """As Apprise writes it; whatever takes longer than a second has failed."""
-        return f"json://127.0.0.1:{self._server.server_address[1]}/canary-path?rto=1"
+        """As Apprise writes it, with the seconds that it waits for an answer."""
+        return f"json://127.0.0.1:{self._server.server_address[1]}/canary-path?rto={PATIENT}"
+
+    @property
+    def impatient_url(self) -> str:
+        """The same, where whatever takes longer than a second has failed."""
+        return self.url.replace(f"rto={PATIENT}", "rto=1")
 
     def __enter__(self) -> Hook:  # noqa: PYI034 - nobody derives from it
         self._thread.start()
@@ -127,13 +148,16 @@ class Hook:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                hook.calls.append(Call(self.headers["X-Idempotency-Key"], body))
+                call = Call(self.headers["X-Idempotency-Key"], body)
+                hook.calls.append(call)
                 answer = hook.answers.popleft() if hook.answers else "200"
                 if answer == "stall":
                     hook.release.wait(60)
                 if answer in {"stall", "drop"}:
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
+                if answer == "200":
+                    hook.taken.append(call)
                 self.send_response(int(answer))
                 self.send_header("Content-Length", "0")
                 self.end_headers()

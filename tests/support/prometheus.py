@@ -67,7 +67,9 @@ def prometheus(exporter: str, directory: Path) -> Iterator[Prometheus]:
     """The program with our rules, which scrapes the exporter at this address (host:port); ready."""
     address, log = f"127.0.0.1:{_free_port()}", directory / "prometheus.log"
     path = directory / "prometheus.yml"
-    path.write_text(_turned_here(exporter, address), encoding="utf-8")
+    token = directory / "metrics_token"
+    token.write_text("sent, and not asked for on this machine", encoding="utf-8")
+    path.write_text(_turned_here(exporter, address, token), encoding="utf-8")
     command = [
         "prometheus", f"--config.file={path}", f"--storage.tsdb.path={directory / 'prometheus'}",
         f"--web.listen-address={address}",
@@ -89,8 +91,8 @@ def _ready(found: Prometheus) -> bool:
         return False
 
 
-def _turned_here(exporter: str, itself: str) -> str:
-    """Our configuration with the addresses and the intervals of a test."""
+def _turned_here(exporter: str, itself: str, token: Path) -> str:
+    """Our configuration with the addresses, the intervals and the token's file of a test."""
     text = (PROMETHEUS / "prometheus.yml").read_text("utf-8")
     for there, here in (
         ("scrape_interval: 15s", f"scrape_interval: {INTERVAL:g}s"),
@@ -101,6 +103,7 @@ def _turned_here(exporter: str, itself: str) -> str:
         ("alertmanager:9093", "127.0.0.1:1"),
         ("exporter:9808", exporter),
         ("localhost:9090", itself),
+        ("/run/secrets/nightshift_metrics_token", str(token)),
     ):
         assert there in text
         text = text.replace(there, here)

@@ -15,6 +15,7 @@ from core.queues import Queue
 from models.ticks import from_ticks
 from services.queue_state import KEY_PREFIX, queue_key
 from services.worker_registry import Answer, clock_of, write_answers
+from tests.support.backups import flip
 from tests.support.nights import rows, settings
 from tests.support.polling import wait_until
 from tests.support.scene import DAY, LAST, Scene, plan_last
@@ -157,6 +158,24 @@ def worker_lost(scene: Scene) -> Iterator[None]:
         write_answers(client, clock_of(client), {})
         yield
         client.hdel(f"{KEY_PREFIX}workers", "simulations@gone")
+
+
+def backup_old(scene: Scene) -> Iterator[None]:
+    scene.set(backup_to=scene.home / "store")
+    scene.shell.ok("backup", "create")
+    scene.change("UPDATE backups SET started_at = started_at - interval '7 hours 1 minute'")
+    yield
+
+
+def backup_damaged(scene: Scene) -> Iterator[None]:
+    store = scene.home / "store"
+    scene.set(backup_to=store)
+    made = scene.shell.ok("backup", "create", "--json").json
+    scene.words["BACKUP"] = made["name"]
+    flip(max((store / made["name"] / "files").iterdir(), key=lambda file: file.stat().st_size))
+    assert scene.shell("backup", "verify").code == 1
+    yield
+    assert scene.shell.ok("backup", "list", "--json").json[-1]["verified_at"]
 
 
 def put_back(scene: Scene) -> Iterator[None]:

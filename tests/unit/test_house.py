@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 400
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -43,6 +45,12 @@ def test_no_file_is_too_long_to_be_one_idea() -> None:
 
     assert "core/settings.py" in lengths
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_the_test_files_that_begin_first_exist_and_keep_their_places() -> None:
+    assert [name for name in LONGEST if not (ROOT / name).is_file()] == []
+    assert len(set(LONGEST)) == len(LONGEST)
+    assert "--dist loadfile --no-loadscope-reorder" in MAKEFILE
 
 
 def test_constraints_pin_every_dependency_once_and_in_order() -> None:

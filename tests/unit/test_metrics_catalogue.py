@@ -24,6 +24,6 @@ def test_names_are_unique_and_say_what_they_count() -> None:
 def test_no_label_holds_a_user() -> None:
     labels = {label for spec in CATALOGUE for label in spec.labels}
     assert labels == {
-        "cause", "day", "directory", "kind", "queue", "reason", "run", "server", "source", "stage", "state", "status",
-        "window", "worker",
+        "cause", "day", "directory", "group", "kind", "queue", "reason", "run", "server", "source", "stage", "state",
+        "status", "window", "worker",
     }  # fmt: skip

@@ -87,3 +87,34 @@ def test_a_line_carries_its_context_and_no_secret(capsys: pytest.CaptureFixture[
     }  # fmt: skip
     assert CANARY not in written
     assert len(written.splitlines()) == 3
+
+
+def test_a_setting_may_be_a_file_and_a_variable_goes_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nightshift_redis_url").write_text(f"redis://:{CANARY}@broker:6379/0\n", encoding="utf-8")
+    (tmp_path / "nightshift_batch_users").write_text("7\n", encoding="utf-8")
+    # Secrets of other programs may lie beside ours.
+    (tmp_path / "postgres_password").write_text("x", encoding="utf-8")
+    monkeypatch.setenv("NIGHTSHIFT_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("NIGHTSHIFT_BATCH_USERS", "9")
+    found = get_settings()
+    assert found.redis_url is not None
+    assert found.redis_url.get_secret_value() == f"redis://:{CANARY}@broker:6379/0"
+    assert CANARY not in repr(found)
+    assert found.batch_users == 9
+
+
+def test_the_env_file_may_name_the_directory_of_secrets(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "nightshift_batch_users").write_text("7", encoding="utf-8")
+    (tmp_path / ".env").write_text(f"NIGHTSHIFT_SECRETS_DIR={tmp_path / 'secrets'}\n", encoding="utf-8")
+    assert Settings(_env_file=tmp_path / ".env").batch_users == 7
+
+
+@pytest.mark.parametrize("there", ["nothing", "file"])
+def test_secrets_that_cannot_be_read_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str) -> None:
+    directory = tmp_path / there
+    if there == "file":
+        directory.write_text("x", encoding="utf-8")
+    monkeypatch.setenv("NIGHTSHIFT_SECRETS_DIR", str(directory))
+    with pytest.raises(UsageError, match=r"SECRETS_DIR: .* is not a directory"):
+        get_settings()

@@ -95,6 +95,7 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     *_specs(
         GAUGE, "beat_ticks",
         ("beat_last_tick_timestamp_seconds", "", "When beat's last tick was worked on, in seconds since 1970."),
+        ("desired_workers", "group", "Workers (pods or hosts with one group each) that are wanted; absent before the first tick."),  # noqa: E501
     ),
     *_specs(
         SUMMARY, "workers, through Redis",
@@ -130,6 +131,20 @@ CATALOGUE: tuple[MetricSpec, ...] = (
         ("outbox_pending", "kind", "Notifications that are neither sent nor given up, by kind."),
         ("outbox_given_up", "kind", "Notifications that were given up, by kind."),
         ("outbox_oldest_age_seconds", "kind", "Seconds since the oldest pending one was written, 0 if there is none; absent if nobody is to be told anything."),  # noqa: E501
+    ),
+    *_specs(
+        GAUGE, "backups",
+        ("backup_interval_seconds", "", "Seconds between two backups; absent where none are made by themselves."),
+        ("backup_last_success_timestamp_seconds", "", "The moment to which the newest backup goes back; absent if there never was one."),  # noqa: E501
+        ("backup_verified_timestamp_seconds", "", "The moment to which the newest backup goes back that was restored and found equal."),  # noqa: E501
+        ("backup_size_bytes", "", "Size of the newest backup."),
+        ("backup_duration_seconds", "", "Seconds that making it took."),
+        ("backup_verify_duration_seconds", "", "Seconds that restoring and comparing it took; absent before."),
+        ("backups_damaged", "", "Backups that are kept and did not stand their verification."),
+    ),
+    *_specs(
+        COUNTER, "backups",
+        ("backups_failed_total", "", "Backups that could not be made."),
     ),
     *_specs(
         GAUGE, "database",

@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 from models.tables import BATCH_STATUSES, RUN_KINDS, RUN_STATUSES
 from models.tables_ingestion import WINDOW_OPEN
 from services.metrics import DatabaseMetrics
+from services.metrics_backups import BackupMetrics
 from services.metrics_batches import BATCH_ENDED, BatchCounts
 from services.metrics_night import Night, NightMetrics
 from services.metrics_outbox import OutboxMetrics
@@ -27,8 +28,10 @@ def database_samples(metrics: DatabaseMetrics, now: datetime, clock_offset: time
     yield from _batches(metrics.batches)
     yield many("batches_put_back_total", dict(metrics.put_back))
     yield from one("beat_last_tick_timestamp_seconds", moments.wall(metrics.last_tick))
+    yield many("desired_workers", dict(metrics.desired_workers))
     yield from _prices(metrics.prices, now)
     yield from _outbox(metrics.outbox)
+    yield from _backups(metrics.backups, moments)
     yield from _server(metrics.server, metrics.size)
 
 
@@ -114,6 +117,17 @@ def _outbox(kinds: list[OutboxMetrics]) -> Iterator[Metric]:
     yield many("outbox_pending", {kind.kind: kind.pending for kind in kinds})
     yield many("outbox_given_up", {kind.kind: kind.given_up for kind in kinds})
     yield many("outbox_oldest_age_seconds", {kind.kind: kind.age for kind in kinds if kind.age is not None})
+
+
+def _backups(backups: BackupMetrics, moments: Moments) -> Iterator[Metric]:
+    yield from one("backup_interval_seconds", backups.interval)
+    yield from one("backup_last_success_timestamp_seconds", moments.wall(backups.newest))
+    yield from one("backup_verified_timestamp_seconds", moments.wall(backups.proven))
+    yield from one("backup_size_bytes", backups.size)
+    yield from one("backup_duration_seconds", backups.seconds)
+    yield from one("backup_verify_duration_seconds", backups.verify_seconds)
+    yield from one("backups_damaged", backups.damaged)
+    yield many("backups_failed_total", {(): backups.failed})
 
 
 def _server(server: ServerMetrics, size: int) -> Iterator[Metric]:

@@ -14,8 +14,10 @@ from redis import RedisError
 
 from core.errors import ServerUnreachableError
 from core.log import get_logger
+from core.queues import Queue
 from core.settings import Settings
 from services.queue_state import redis_client
+from services.scaling_inputs import Load, write_loads
 from services.worker_registry import Answer, clock_of, write_answers
 from workers.app import make_app
 
@@ -53,15 +55,19 @@ class Watcher:
                 try:
                     with redis_client(self._redis_url) as client:
                         asked = clock_of(client)
-                        write_answers(client, asked, ask(app))
+                        answers, loads = ask(app)
+                        write_answers(client, asked, answers)
+                        write_loads(client, asked, loads)
                 except (ServerUnreachableError, KombuError, RedisError, OSError) as error:
                     log.warning("workers were not asked", error=type(error).__name__)
                 if self._stopping.wait(_ASK_SECONDS):
                     return
 
 
-def ask(app: Celery) -> dict[str, Answer]:
-    """Which groups answer within a second, and what they say; it takes that long, twice.
+def ask(app: Celery) -> tuple[dict[str, Answer], dict[str, Load]]:
+    """Which groups answer within a second, what they say, and how busy the hosts of those for nights are.
+
+    It takes that long, twice.
 
     Raises:
         kombu.exceptions.KombuError, redis.RedisError, OSError: Redis is out of reach.
@@ -69,10 +75,17 @@ def ask(app: Celery) -> dict[str, Answer]:
     inspect = app.control.inspect(timeout=_ANSWER_SECONDS)
     queues: Mapping[str, list[Mapping[str, Any]]] = inspect.active_queues() or {}
     pools: Mapping[str, Mapping[str, Any]] = inspect.stats() or {}
-    return {
+    answers = {
         name: Answer(tuple(str(queue["name"]) for queue in served), len(_processes(pools.get(name, {}))))
         for name, served in queues.items()
     }
+    hosts = {name: pools[name]["host"] for name in answers if "host" in pools.get(name, {})}
+    loads = {
+        name: Load(float(host["cpu"]), float(host["memory"]))
+        for name, host in hosts.items()
+        if Queue.SIMULATIONS in answers[name].queues
+    }
+    return answers, loads
 
 
 def _processes(stats: Mapping[str, Any]) -> list[int]:
