@@ -54,7 +54,7 @@ bench: $(VENV)/.runtime ## Measure what docs/performance.md claims: eleven minut
 chaos: $(VENV)/.runtime ## Kill things during nights and compare the tables (ARGS="--seed 1": which ones)
 	@exec $(BIN)/nightshift chaos $(ARGS)
 
-alerts: $(VENV)/.runtime ## Provoke every alert with the real Prometheus: eleven minutes (ARGS="--only BeatSilent": some)
+alerts: $(VENV)/.runtime ## Provoke every alert with the real Prometheus: thirteen minutes (ARGS="--only BeatSilent": some)
 	@exec $(BIN)/nightshift bench alerts $(ARGS)
 
 audit: $(VENV)/.audit ## Known vulnerabilities and the licences of what comes along (ARGS=--demand: fail where nobody can say)

@@ -45,6 +45,7 @@ NOTIFICATION_QUEUES = (Queue.NOTIFICATIONS,)
 MAINTENANCE_QUEUES = (Queue.MAINTENANCE,)
 SMALL_QUEUES = tuple(queue for queue in Queue if queue not in NIGHT_QUEUES)
 PRICE_PROCESSES = 2  # one waits for a provider while another stores
+CONTROL_PROCESSES = 2  # one is busy with maintenance while another works on the tick
 READY_SECONDS = 90.0
 _WORKERS = ("simulations", "prices", "notifications", "maintenance", "control")
 STOP_SECONDS = SHUTDOWN_SECONDS + GIVE_BACK_SECONDS + 7
@@ -219,7 +220,8 @@ class Stack:
             small = tuple(queue for queue in small if queue not in MAINTENANCE_QUEUES)
             self._add("maintenance", *celery, "worker", "-n", "maintenance@%h", "-c", "1",
                       "-Q", ",".join(MAINTENANCE_QUEUES), *quiet)  # fmt: skip
-        self._add("control", *celery, "worker", "-n", "control@%h", "-c", "1", "-Q", ",".join(small), *quiet)
+        self._add("control", *celery, "worker", "-n", "control@%h", "-c", str(CONTROL_PROCESSES),
+                  "-Q", ",".join(small), *quiet)  # fmt: skip
         if self._parts["beat"]:
             self._add("beat", *celery, "beat", "-s", str(self._home / "beat" / "schedule"))
         if self._parts["flower"]:
