@@ -27,13 +27,12 @@ from core.errors import NightshiftError, UsageError
 from core.queues import Queue
 from core.settings import Settings
 from models.partitions import day_partition
-from schedules.beat import DELIVER
+from schedules.beat import DELIVER, schedules
 from services.notify_digests import plan_digests
 from workers.app import make_app
 
 MAX_NIGHTS = 100
 _FIRST_MAILS = 10
-_BEAT_SECONDS = 1.0
 _POLL_SECONDS = 0.05
 _LONGEST_SILENCE = 120.0
 
@@ -138,6 +137,7 @@ def _mails_going_out(watched: Watched, server: MailServer, digests: int) -> Iter
     until = server.taken() + digests
 
     def drained() -> float:
+        _wait_for(server, server.taken() + 1)
         before, began = server.taken(), time.perf_counter()
         _wait_for(server, until)
         return (until - before) / (time.perf_counter() - began)
@@ -164,15 +164,16 @@ def _wait_for(server: MailServer, count: int) -> None:
 
 @contextmanager
 def _beat(watched: Watched) -> Iterator[None]:
-    """Have the workers for notifications look into the outbox, again and again, while the block runs."""
+    """Have the workers for notifications look into the outbox, as often as beat does, while the block runs."""
     stop = threading.Event()
     site = watched.site
+    (every,) = (each.every.total_seconds() for each in schedules(site.settings) if each.task == DELIVER)
     with make_app(site.settings, site.urls.redis_url) as app:
 
         def beat() -> None:
             while True:
-                app.send_task(DELIVER, queue=Queue.NOTIFICATIONS.value, expires=_BEAT_SECONDS)
-                if stop.wait(_BEAT_SECONDS):
+                app.send_task(DELIVER, queue=Queue.NOTIFICATIONS.value, expires=every)
+                if stop.wait(every):
                     return
 
         thread = threading.Thread(target=beat, name="beat", daemon=True)
