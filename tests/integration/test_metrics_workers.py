@@ -101,7 +101,7 @@ def test_real_workers_are_seen_lost_and_gone_and_what_they_counted_stays(
         with two_groups(system) as (nights, control):
             seen = wait_until(lambda: both_answer(client), seconds=60, what="the workers' answers")
             assert seen.groups == dict.fromkeys(Queue, 1)
-            assert (seen.processes[Queue.SIMULATIONS], seen.processes[Queue.CONTROL], seen.lost) == (2, 1, 0)
+            assert (seen.processes[Queue.SIMULATIONS], seen.processes[Queue.CONTROL], seen.lost) == (2, 2, 0)
             system.plan()
             system.tick()
             system.all_done()
