@@ -110,6 +110,7 @@ def restore(backups: Backups, name: str, *, force: bool) -> Restored:
                 revision = _bring_up(server.url(new), manifest, backups)
                 kept = server.swap(new, backups.clock().strftime("before_%Y%m%dt%H%M%S"))
             except BaseException:
+                # Ctrl-C too: half a database would be left beside the one that serves.
                 with suppress(SQLAlchemyError):
                     server.drop(new)
                 raise

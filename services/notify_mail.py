@@ -111,6 +111,7 @@ class Mailer:
             if settings.smtp_user and settings.smtp_password is not None:
                 smtp.login(settings.smtp_user, settings.smtp_password.get_secret_value())
         except BaseException:
+            # A time limit's exception too: nobody else knows of this connection.
             smtp.close()
             raise
         return smtp

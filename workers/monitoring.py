@@ -124,6 +124,7 @@ class Monitoring:
             self._supervisor = threading.Thread(target=self._supervise, name="monitoring", daemon=True)
             self._supervisor.start()
         except BaseException:
+            # Ctrl-C too: the programs are in sessions of their own and would live on.
             self.stop()
             raise
 

@@ -79,6 +79,7 @@ def base_backup(url: str, settings: Settings, *, now: datetime) -> Base:
         )  # fmt: skip
         base = _seal(directory, url)
     except BaseException:
+        # Ctrl-C too: what is not complete must not lie among the base backups.
         shutil.rmtree(directory, ignore_errors=True)
         raise
     _remove_old(settings, major, base, now=now)
@@ -117,6 +118,7 @@ def recover(settings: Settings, *, at: datetime | None, now: datetime) -> Recove
     try:
         until = _replay(settings, at)
     except BaseException:
+        # Ctrl-C too: the home must not be left with half of a recovery as its cluster.
         shutil.rmtree(cluster)
         if there:
             kept.rename(cluster)
