@@ -12,12 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, delete, insert, select, text
 from sqlalchemy.exc import OperationalError
@@ -31,12 +29,13 @@ from tenacity import (
     wait_random,
 )
 
-from core.errors import DatabaseVersionError, NightshiftError
+from core.errors import NightshiftError
 from engine.strategies import strategies
+from models import revisions
 from models.partitions import is_partition
+from models.revisions import current_revision, head_revision, refuse_newer
 from models.tables import Strategy
 
-SCRIPTS = Path(__file__).parent / "migrations"
 # Any constant of our own: it keeps two processes from migrating at the same time.
 MIGRATION_LOCK = 0x4E53_4D49_4752
 _LOCK_NOT_AVAILABLE, _DEADLOCK = "55P03", "40P01"
@@ -86,27 +85,10 @@ def alembic_config(connection: Connection | None = None) -> Config:
     """Alembic's configuration, on `connection`; without one it can only read the scripts."""
     config = Config()
     # Config interpolates %, which a directory's name may contain.
-    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    config.set_main_option("script_location", str(revisions.SCRIPTS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     return config
-
-
-def head_revision() -> str:
-    """The revision that this code works with."""
-    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
-    if head is None:
-        raise DatabaseVersionError(f"no migrations found in {SCRIPTS}: the installation is incomplete")
-    return head
-
-
-def current_revision(connection: Connection) -> str | None:
-    """The revision of the database, None if it was never migrated."""
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-def _known_revisions() -> set[str]:
-    return {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
 
 
 def steps_after(revision: str | None) -> list[Step]:
@@ -115,7 +97,7 @@ def steps_after(revision: str | None) -> list[Step]:
     Raises:
         DatabaseVersionError: this code does not know that revision.
     """
-    _refuse_newer(revision)
+    refuse_newer(revision)
     scripts = ScriptDirectory.from_config(alembic_config())
     found = scripts.iterate_revisions("head", revision or "base")
     return [Step(script.revision, script.doc.strip().splitlines()[0] if script.doc else "") for script in found][::-1]
@@ -259,31 +241,3 @@ def _replace_strategies(connection: Connection) -> None:
 
 def _code(row: dict[Any, Any]) -> int:
     return int(row["code"])
-
-
-def check_schema(engine: Engine, *, newer: bool = False) -> None:
-    """Raise unless the database has exactly the schema of this code; with `newer`, also one that came after it.
-
-    Raises:
-        DatabaseVersionError: it is empty, older, or newer (a revision that this code does not know).
-    """
-    with engine.connect() as connection:
-        current = current_revision(connection)
-    head = head_revision()
-    if current == head:
-        return
-    if current is None:
-        raise DatabaseVersionError("the database has no Nightshift tables: run `nightshift db migrate`")
-    if newer and current not in _known_revisions():
-        return
-    _refuse_newer(current)
-    raise DatabaseVersionError(
-        f"the database is at revision {current}, this code needs {head}: run `nightshift db migrate`"
-    )
-
-
-def _refuse_newer(current: str | None) -> None:
-    if current is not None and current not in _known_revisions():
-        raise DatabaseVersionError(
-            f"the database is at revision {current}, which this code does not know: upgrade Nightshift"
-        )

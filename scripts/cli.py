@@ -67,9 +67,9 @@ def connected(
             if migrate_own and settings.database_url is None:
                 migrate_fresh(engine)
             if check_schema:
-                from models import migrate
+                from models import revisions
 
-                migrate.check_schema(engine)
+                revisions.check_schema(engine)
             yield Servers(settings, urls, engine)
         finally:
             engine.dispose()
@@ -100,7 +100,8 @@ def open_engine(url: str) -> Engine:
 
 def migrate_fresh(engine: Engine) -> None:
     """Migrate a database that never was, and say so; leave any other alone."""
-    from models.migrate import current_revision, migrate
+    from models.migrate import migrate
+    from models.revisions import current_revision
 
     with engine.connect() as connection:
         fresh = current_revision(connection) is None

@@ -27,8 +27,9 @@ def migrate(
     now: Annotated[bool, typer.Option("--now", help="Do not wait for a night: migrate beside it.")] = False,
 ) -> None:
     """Bring the database to this version's schema. No night and no worker waits for it longer than a second."""
-    from models.migrate import Patience, current_revision, steps_after
+    from models.migrate import Patience, steps_after
     from models.migrate import migrate as upgrade
+    from models.revisions import current_revision
 
     with connected(check_schema=False) as servers:
         with servers.engine.connect() as connection:
@@ -47,7 +48,7 @@ def migrate(
 @app.command()
 def check() -> None:
     """Say whether the database answers and has this version's schema."""
-    from models.migrate import head_revision
+    from models.revisions import head_revision
 
     with connected():
         note(f"the database answers and is at revision {head_revision()}")

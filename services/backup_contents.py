@@ -15,7 +15,7 @@ from datetime import date
 from sqlalchemy import Connection, Engine, text
 
 from core.errors import NightshiftError
-from models.migrate import current_revision
+from models.revisions import current_revision
 from services.backup_manifest import Contents, DayFacts, TableFacts
 from services.digest import day_digest
 

@@ -20,7 +20,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.database import SessionLimits, make_engine
 from core.errors import NightshiftError
-from models.migrate import migrate
 from services.backup_cipher import SUFFIX
 from services.backup_contents import day_differences, differences, read_contents, read_days
 from services.backup_databases import Server, is_empty, other_sessions
@@ -141,6 +140,8 @@ def _refuse(backups: Backups, server: Server, *, force: bool) -> bool:
 
 def _bring_up(url: str, manifest: Manifest, backups: Backups) -> str:
     """Migrate to this code's schema, compare the days again, and fill in which backups there are; the revision."""
+    from models.migrate import migrate  # noqa: PLC0415 - Alembic: 10 MiB that a worker of nights never needs
+
     engine = _unhurried(url, backups.settings.backup_jobs)
     try:
         _, revision = migrate(engine)

@@ -8,7 +8,8 @@ from datetime import datetime
 from sqlalchemy import Engine, text
 
 from core.errors import DatabaseVersionError
-from models.migrate import current_revision, head_revision, steps_after
+from models.migrate import steps_after
+from models.revisions import current_revision, head_revision
 from services.doctor_findings import Finding, Group, Severity
 from services.partitions import missing_ahead
 

@@ -11,7 +11,7 @@ import sys
 from core.database import check_database, make_engine
 from core.errors import DatabaseVersionError, ServerUnreachableError
 from core.log import get_logger
-from models.migrate import check_schema
+from models.revisions import check_schema
 
 log = get_logger(__name__)
 

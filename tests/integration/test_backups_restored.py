@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
-import models.migrate
+import models.revisions
 from core.database import make_engine
 from core.errors import NightshiftError
-from models.migrate import head_revision
+from models.revisions import head_revision
 from services.backup_cipher import new_key
 from services.backup_keeping import keep_backups
 from services.backup_manifest import Manifest
@@ -161,12 +161,12 @@ def test_an_older_backup_is_brought_to_this_schema(
     backups, manifest, digest = made
     before = head_revision()
     scripts = tmp_path / "migrations"
-    shutil.copytree(models.migrate.SCRIPTS, scripts)
+    shutil.copytree(models.revisions.SCRIPTS, scripts)
     (scripts / "versions" / "9999_test.py").write_text(
         f"from alembic import op\nrevision = '9999'\ndown_revision = {before!r}\n"
         "def upgrade():\n    op.execute('CREATE TABLE newer ()')\n"
     )
-    monkeypatch.setattr(models.migrate, "SCRIPTS", scripts)
+    monkeypatch.setattr(models.revisions, "SCRIPTS", scripts)
 
     restored = restore(other(backups, target), manifest.name, force=False)
 

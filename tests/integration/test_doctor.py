@@ -16,7 +16,8 @@ from sqlalchemy import Engine, make_url
 
 from core.database import make_engine, session_scope
 from core.settings import Settings
-from models.migrate import downgrade, head_revision, migrate, steps_after
+from models.migrate import downgrade, migrate, steps_after
+from models.revisions import head_revision
 from services.alerts import clear_alert, raise_alert
 from services.backup_records import Record
 from services.doctor import Patient, examine

@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, func, insert, select, text
 from sqlalchemy.exc import StatementError
 
-import models.migrate
+import models.revisions
 from core.database import make_engine
 from core.errors import DatabaseVersionError
-from models.migrate import AUTOGENERATE, check_schema, current_revision, downgrade, head_revision, migrate
+from models.migrate import AUTOGENERATE, alembic_config, downgrade, migrate
 from models.partitions import ensure_day_partitions, ensure_month_partitions
+from models.revisions import check_schema, current_revision, head_revision, known_revisions
 from models.tables import Asset, Base, Close
 from tests.support.catalog import Catalog, describe
 
@@ -82,6 +84,14 @@ def test_a_difference_between_models_and_database_is_seen(engine: Engine) -> Non
             assert len(compare_metadata(context, Base.metadata)) == 1, statement
 
 
+def test_the_files_names_say_what_alembic_reads_in_them(engine: Engine) -> None:
+    scripts = ScriptDirectory.from_config(alembic_config())
+    assert known_revisions() == [script.revision for script in scripts.walk_revisions()][::-1]
+    assert head_revision() == scripts.get_current_head()
+    with engine.connect() as connection:
+        assert current_revision(connection) == MigrationContext.configure(connection).get_current_revision()
+
+
 def test_two_processes_may_migrate_at_once(empty: Engine) -> None:
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(migrate, [empty, empty]))
@@ -90,7 +100,7 @@ def test_two_processes_may_migrate_at_once(empty: Engine) -> None:
 
 def with_migration(directory: Path, revision: str, body: str) -> Path:
     """A copy of the migrations with one more at the end."""
-    shutil.copytree(models.migrate.SCRIPTS, directory)
+    shutil.copytree(models.revisions.SCRIPTS, directory)
     (directory / "versions" / f"{revision}_test.py").write_text(
         f"from alembic import op\nrevision = {revision!r}\ndown_revision = {head_revision()!r}\n"
         f"def upgrade():\n    {body}\n"
@@ -105,14 +115,14 @@ def test_a_database_of_another_version_is_named(empty: Engine, tmp_path: Path, m
     check_schema(empty)
 
     before = head_revision()
-    ours = models.migrate.SCRIPTS
+    ours = models.revisions.SCRIPTS
     theirs = with_migration(tmp_path / "100% newer", "9999", "op.execute('CREATE TABLE newer ()')")
-    monkeypatch.setattr(models.migrate, "SCRIPTS", theirs)
+    monkeypatch.setattr(models.revisions, "SCRIPTS", theirs)
     with pytest.raises(DatabaseVersionError, match=r"this code needs 9999: run `nightshift db mig"):
         check_schema(empty)
     assert migrate(empty) == (before, "9999")
 
-    monkeypatch.setattr(models.migrate, "SCRIPTS", ours)
+    monkeypatch.setattr(models.revisions, "SCRIPTS", ours)
     for call in (check_schema, migrate):
         with pytest.raises(DatabaseVersionError, match="revision 9999, which this code does not know: upgrade"):
             call(empty)
@@ -123,7 +133,7 @@ def test_a_migration_that_fails_changes_nothing(
 ) -> None:
     before, revision = catalog_of(engine), head_revision()
     body = "op.execute('CREATE TABLE half ()'); op.execute('SELECT 1 / 0')"
-    monkeypatch.setattr(models.migrate, "SCRIPTS", with_migration(tmp_path / "failing", "9999", body))
+    monkeypatch.setattr(models.revisions, "SCRIPTS", with_migration(tmp_path / "failing", "9999", body))
     with pytest.raises(Exception, match="division by zero"):
         migrate(engine)
     assert catalog_of(engine) == before

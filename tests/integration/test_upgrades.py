@@ -18,10 +18,12 @@ import pytest
 from sqlalchemy import Engine, text
 
 import models.migrate
+import models.revisions
 from core.database import make_engine
 from core.errors import DatabaseVersionError, NightshiftError
 from core.queues import Queue
-from models.migrate import Patience, check_schema, downgrade, head_revision, migrate, steps_after
+from models.migrate import Patience, downgrade, migrate, steps_after
+from models.revisions import check_schema, head_revision
 from schedules.beat import TICK
 from services.digest import digest_of_day
 from tests.support.cli import Shell, environment
@@ -52,14 +54,14 @@ def revision_of(engine: Engine) -> str:
 def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Bodies of two more migrations, 9998 and 9999, that the code of this test has."""
     directory = tmp_path / "migrations"
-    shutil.copytree(models.migrate.SCRIPTS, directory)
-    before, ours = head_revision(), models.migrate.SCRIPTS
+    shutil.copytree(models.revisions.SCRIPTS, directory)
+    before, ours = head_revision(), models.revisions.SCRIPTS
     for revision, down, body in (("9998", before, BUILD_INDEX), ("9999", "9998", ADD_COLUMN)):
         (directory / "versions" / f"{revision}_test.py").write_text(
             f'"""Test: what {revision} brings.\n\nMore."""\nfrom alembic import op\n'
             f"revision = {revision!r}\ndown_revision = {down!r}\ndef upgrade():\n    {body}\n"
         )
-    monkeypatch.setattr(models.migrate, "SCRIPTS", directory)
+    monkeypatch.setattr(models.revisions, "SCRIPTS", directory)
     return [before, str(ours)]
 
 
@@ -231,5 +233,5 @@ def test_the_command_says_what_it_will_do_and_does_it(
     again = shell.ok("db", "migrate", "--dry-run")
     assert (again.out, "0 revisions to come" in again.err) == ("", True)
 
-    monkeypatch.setattr(models.migrate, "SCRIPTS", Path(next_version[1]))
+    monkeypatch.setattr(models.revisions, "SCRIPTS", Path(next_version[1]))
     assert "revision 9999, which this code does not know: upgrade" in shell.refused("db", "migrate", code=1)

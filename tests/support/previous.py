@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from models.migrate import SCRIPTS
+from models.revisions import SCRIPTS
 from tests.support.cli import ROOT
 
 _LOOK_BACK = 20
