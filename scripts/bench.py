@@ -105,6 +105,19 @@ def digests(
 
 
 @app.command()
+def pages(
+    users: Annotated[int, typer.Option(min=1_000, help="Users with one simulation each.")] = 1_000_000,
+    runs: Annotated[int, typer.Option(min=10, max=10_000, help="Past runs, of a hundred batches each.")] = 1_000,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes, which are idle.")] = None,
+    json: Json = False,
+) -> None:
+    """How long each page of the status page takes, and Prometheus' scrape."""
+    from benchmarks.pages import measure_pages
+
+    _measure(measure_pages, workers, as_json=json, users=users, runs=runs)
+
+
+@app.command()
 def alerts(
     only: Annotated[list[str] | None, typer.Option(help="This alert, e.g. BeatSilent; repeatable.")] = None,
     json: Json = False,

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event
 
+from benchmarks.pages_world import Scale, fill_scale, paths
 from core.database import make_engine
 from tests.support.database import new_database
 from tests.support.nights import rows, settings
-from tests.support.web import Person, add_accounts, person, served
-from tests.support.web_scale import Scale, fill_scale
+from tests.support.web import NOW, Person, add_accounts, person, served
 from workers.embedded import ServerUrls
 
 SCALE = Scale(users=20_000, runs=200, batches=100, days=120, few=600, full=2)
@@ -23,12 +23,6 @@ LARGE = (
     "audit_trail", "closes", "run_simulations",
 )  # fmt: skip
 _READ_WHOLE = re.compile(rf"Seq Scan on (({'|'.join(LARGE)})\w*)")
-PAGES = (
-    "/", "/?until=2022-10-01", "/night/live", "/runs", "/runs?before=150", "/runs/200", "/runs/200/live",
-    "/runs/200?status=queued&after=50", "/batches/500", "/quarantine", "/quarantine?before=3000", "/users/7",
-    "/simulations/7", "/simulations/7?before=2022-11-20", "/simulations/15000", "/prices",
-    "/prices?source=binance&before=2022-11-20T00:00:00Z&held_before=500", "/audit", "/audit?before=900",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +30,7 @@ def large(servers: ServerUrls) -> Iterator[Engine]:
     """A database of many rows."""
     with new_database(servers.database_url, "web_large") as url:
         engine = make_engine(url)
-        fill_scale(engine, SCALE)
+        fill_scale(engine, SCALE, NOW)
         add_accounts(engine)
         yield engine
         engine.dispose()
@@ -66,7 +60,7 @@ def asked(engine: Engine) -> Iterator[list[tuple[str, Any]]]:
 
 def test_no_page_reads_a_large_table(ada: Person, large: Engine) -> None:
     read, looked_at = {}, set()
-    for path in PAGES:
+    for path in paths(SCALE):
         with asked(large) as statements:
             answer = ada.get(path)
         assert answer.status_code == 200, path
