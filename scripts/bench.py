@@ -118,6 +118,19 @@ def pages(
 
 
 @app.command()
+def backups(
+    users: Annotated[int, typer.Option(min=1, help="Users with one simulation each.")] = 1_000_000,
+    nights: Annotated[int, typer.Option(min=1, max=30, help="Nights before the backup.")] = 2,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
+    json: Json = False,
+) -> None:
+    """How long a backup takes to make, to prove and to restore where everything is gone; 1 unless all is equal."""
+    from benchmarks.backups import measure_backups
+
+    _measure(measure_backups, workers, as_json=json, users=users, nights=nights)
+
+
+@app.command()
 def alerts(
     only: Annotated[list[str] | None, typer.Option(help="This alert, e.g. BeatSilent; repeatable.")] = None,
     json: Json = False,
