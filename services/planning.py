@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -59,12 +60,13 @@ def plan_due(session: Session, *, now: datetime, settings: Settings) -> Planned:
     if due < nights.first_start:
         return Planned([])
     first = due if nights.planned_through is None else nights.planned_through + _ONE_DAY
+    priced = nights.newest_close and nights.newest_close + timedelta(days=settings.max_stale_days)
+    days = [day for day in _days(first, due) if priced is not None and day <= priced]
+    too_old = due - timedelta(days=settings.catch_up_days - 1)
+    _miss(session, [day for day in days if day < too_old], now, settings)
     planned: list[int] = []
-    for day in _days(first, due):
-        if nights.newest_close is None or day > nights.newest_close + timedelta(days=settings.max_stale_days):
-            break
-        if day < due - timedelta(days=settings.catch_up_days - 1):
-            _miss(session, day, now, settings)
+    for day in days:
+        if day < too_old:
             continue
         readiness = _readiness(session, day, now, settings)
         if readiness is not None and not readiness.ready:
@@ -158,12 +160,17 @@ def _days(first: date, last: date) -> list[date]:
     return [first + _ONE_DAY * offset for offset in range((last - first).days + 1)]
 
 
-def _miss(session: Session, day: date, now: datetime, settings: Settings) -> None:
-    """Mark the day as missed, and leave word of it in the same transaction."""
-    run_id = _insert_run(session, (day, day), now, settings, requested_by="beat", status="missed")
-    if run_id is not None:
-        payload = {"run": run_id, "day": str(day), "catch_up_days": settings.catch_up_days}
-        session.execute(_NOTIFY_MISSED, {"key": f"day_missed:{day}", "payload": json.dumps(payload)})
+def _miss(session: Session, days: Sequence[date], now: datetime, settings: Settings) -> None:
+    """Mark the days as missed, and leave one word of all in the same transaction: after years there are thousands."""
+    runs = [
+        (_insert_run(session, (day, day), now, settings, requested_by="beat", status="missed"), day) for day in days
+    ]
+    missed = [(run_id, day) for run_id, day in runs if run_id is not None]
+    if missed:
+        (_, first), (run_id, last) = missed[0], missed[-1]
+        payload = {"run": run_id, "first_day": str(first), "day": str(last), "days": len(missed)}
+        payload["catch_up_days"] = settings.catch_up_days
+        session.execute(_NOTIFY_MISSED, {"key": f"day_missed:{last}", "payload": json.dumps(payload)})
 
 
 def _plan_run(

@@ -66,12 +66,15 @@ def test_what_is_further_back_than_the_window_is_missed_with_word_of_it(month: E
     statuses = dict(rows(fresh, "SELECT day, status FROM runs"))
     missed = NIGHTS[1:5]
     assert statuses == dict.fromkeys(NIGHTS[:8], "done") | dict.fromkeys(missed, "missed")
-    word = "SELECT payload ->> 'day', (payload ->> 'run')::bigint FROM outbox WHERE kind = 'day_missed' ORDER BY id"
-    told = rows(fresh, word)
-    runs = rows(fresh, "SELECT day::text, id FROM runs WHERE status = 'missed' ORDER BY day")
-    assert told == runs
+    # One word of all: after years without a stack there are thousands of them.
+    word = (
+        "SELECT payload ->> 'first_day', payload ->> 'day', (payload ->> 'days')::int, (payload ->> 'run')::bigint"
+        " FROM outbox WHERE kind = 'day_missed'"
+    )
+    newest = scalar(fresh, "SELECT id FROM runs WHERE status = 'missed' ORDER BY day DESC LIMIT 1")
+    assert rows(fresh, word) == [(str(missed[0]), str(missed[-1]), len(missed), newest)]
     ticked(night, at(NIGHTS[8], "09:05"))
-    assert scalar(fresh, "SELECT count(*) FROM outbox WHERE kind = 'day_missed'") == len(missed)
+    assert scalar(fresh, "SELECT count(*) FROM outbox WHERE kind = 'day_missed'") == 1
     # The simulations lose nothing by it: the first night after them goes over the missed days too.
     for day in NIGHTS[:8]:
         assert digest_of_day(fresh, day) == digest_of_day(month, day)
@@ -83,7 +86,7 @@ def test_word_of_a_missed_day_is_part_of_its_transaction(fresh: Engine) -> None:
     seen = "SELECT (SELECT count(*) FROM runs WHERE status = 'missed'), (SELECT count(*) FROM outbox)"
     with Session(fresh) as session:
         plan_due(session, now=at(NIGHTS[4], "09:00"), settings=night.settings)
-        assert session.execute(text(seen)).one() == (2, 2)
+        assert session.execute(text(seen)).one() == (2, 1)
         session.rollback()
     assert rows(fresh, seen) == [(0, 0)]
 

@@ -199,14 +199,18 @@ def test_alerts_and_missed_days_are_told(engine: Engine, make: Make) -> None:
         engine,
         "INSERT INTO outbox (kind, key, payload) VALUES"
         """ ('day_missed', 'd', '{"run": 1, "day": "2022-12-01", "catch_up_days": 14}'), ('strange', 's', '{}'),"""
+        """ ('day_missed', 'm', '{"first_day": "2022-11-01", "day": "2022-11-08", "days": 8, "catch_up_days": 14}'),"""
         """ ('day_missed', 'broken', '{}')""",
     )
     with Hook() as hook:
-        assert make(notify_urls=hook.url).deliver().sent == 3
+        assert make(notify_urls=hook.url).deliver().sent == 4
     titles = [call.body["title"] for call in hook.calls]
     assert titles[0].startswith("Nightshift: closes_missing: <script>")
     assert titles[1].startswith("Nightshift: over: closes_missing: <script>")
-    assert titles[2] == "Nightshift: the night of 2022-12-01 was missed"
+    assert titles[2:] == [
+        "Nightshift: the night of 2022-12-01 was missed",
+        "Nightshift: 8 nights were missed, 2022-11-01 to 2022-11-08",
+    ]
     assert rows(engine, "SELECT error FROM outbox WHERE key = 'broken'") == [("it cannot be made: UndefinedError",)]
     assert rows(engine, "SELECT attempts, sent_at FROM outbox WHERE kind = 'strange'") == [(0, None)]
 
