@@ -299,9 +299,10 @@ def test_what_is_asked_for_wrongly_is_one_line(site: str) -> None:
                 "/runs/7777", "/runs/x", "/runs/99999999999999999999999", "/users/7777", "/simulations/7",
                 "/batches/77", "/runs?before=x", "/runs/2?status=odd", "/simulations/1?before=x", "/?until=x",
                 "/prices?before=x",
-                "/find?user=x", f"/runs/{'9' * 5000}",
+                "/find?user=x", f"/runs/{'9' * 5000}", "/nowhere", "/runs/2/nowhere",
             )
         }  # fmt: skip
         assert asked == dict.fromkeys(asked, 404)
+        assert 'href="/"' in ada.get("/nowhere").text
         too_large = ada.client.post("/reprocess", content=b"a=" + b"x" * 70_000)
         assert (too_large.status_code, too_large.text) == (400, "this form is too large\n")

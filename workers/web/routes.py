@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from anyio import CapacityLimiter
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from core.errors import UsageError
 from workers.web import (
     actions,
     logins,
@@ -18,7 +20,7 @@ from workers.web import (
     unsubscribe,
 )
 from workers.web.access import Access
-from workers.web.site import Site, action, page
+from workers.web.site import Ask, Site, action, page
 
 
 def page_routes(site: Site) -> list[BaseRoute]:
@@ -51,4 +53,9 @@ def page_routes(site: Site) -> list[BaseRoute]:
         page(site, "/unsubscribe", unsubscribe.question, Access.PUBLIC),
         action(site, "/unsubscribe", unsubscribe.answer, Access.PUBLIC),
         Route("/static/{name}", site.renderer.static, methods=["GET"]),
+        page(site, "/{anything:path}", _nowhere),
     ]
+
+
+def _nowhere(_: Ask) -> Response:
+    raise UsageError("there is no such page")
