@@ -196,6 +196,10 @@ class Settings(BaseSettings):
     backup_wait_minutes: float = Field(
         30.0, ge=0, le=1440, description="So long at most a backup waits for the end of a night that runs."
     )
+    postgres_programs: Path | None = Field(
+        None,
+        description="The directory of pg_dump and pg_restore. Empty: the embedded server's, or where they are found.",
+    )
     backup_key: SecretStr | None = Field(
         None,
         description="Encrypts and signs backups: an age identity (`nightshift backup key` makes one); after a change "

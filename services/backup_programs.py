@@ -1,7 +1,8 @@
 """PostgreSQL's own programs for backups: of a version that fits the server, run niced, without a secret to be seen.
 
 Passwords go by the environment, which only the same user reads; a command line is for everybody. Whatever ends us, the
-program ends too, but for `kill -9`: what that leaves behind, the next backup ends by its name in the database.
+program ends too, but for `kill -9`: what that leaves behind, the next backup ends by its name in the database. Where a
+URL demands TLS, programs without it, such as the embedded server's, are not run.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from sqlalchemy import make_url
 
 from core.errors import NightshiftError
 from core.log import mask_secrets
+from core.settings import PREFIX
 
 APPLICATION = "nightshift backup"
 _NICE = 10
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
+_TLS_MODES = ("require", "verify-ca", "verify-full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +46,39 @@ class Programs:
         return str(self.directory / name)
 
 
-def find_programs(major: int) -> Programs:
+def find_programs(major: int, url: str = "", *, directory: Path | None = None) -> Programs:
     """The programs for a server of `major`: those of that version, else the oldest that are newer.
 
     They are looked for in the package of the embedded server, on the PATH, and where Debian and the project's own
     packages put them.
 
+    Args:
+        major: PostgreSQL's version, as 18.
+        url: what they will be asked to connect to: if it demands TLS, those without are passed over.
+        directory: nowhere but there (NIGHTSHIFT_POSTGRES_PROGRAMS).
+
     Raises:
-        NightshiftError: there are none, or only older ones, which cannot dump a newer server.
+        NightshiftError: there are none, or only older ones, which cannot dump a newer server, or ones without TLS.
     """
-    found = [programs for directory in _directories() if (programs := _programs_in(directory)) is not None]
-    fitting = sorted((programs for programs in found if programs.major >= major), key=lambda programs: programs.major)
+    directories = _directories() if directory is None else [directory]
+    found = [programs for each in dict.fromkeys(directories) if (programs := _programs_in(each)) is not None]
+    with_tls = demands_tls(url)
+    fitting = [each for each in found if each.major >= major and (_knows_tls(each) or not with_tls)]
     if fitting:
-        return fitting[0]
-    others = ", ".join(str(programs.major) for programs in found)
-    has = f"only version {others} is here" if others else "there is none here"
+        return min(fitting, key=lambda programs: programs.major)
+    others = ", ".join(f"{each.major}{' without TLS' if with_tls and not _knows_tls(each) else ''}" for each in found)
+    where = "here" if directory is None else f"in {directory}"
+    has = f"only version {others} is {where}" if others else f"there is none {where}"
     raise NightshiftError(
-        f"a server of PostgreSQL {major} needs pg_dump and pg_restore of version {major} or newer, and {has}:"
-        f" install postgresql-client-{major}, or put it on the PATH"
+        f"a server of PostgreSQL {major}{' that is asked by TLS' if with_tls else ''} needs pg_dump and pg_restore"
+        f" of version {major} or newer{' with TLS' if with_tls else ''}, and {has}: install postgresql-client-{major},"
+        f" or name their directory in {PREFIX}POSTGRES_PROGRAMS"
     )
+
+
+def demands_tls(url: str) -> bool:
+    """Whether the URL of a database lets nobody connect without TLS."""
+    return bool(url) and make_url(url).query.get("sslmode") in _TLS_MODES
 
 
 def run_program(
@@ -123,6 +140,20 @@ def _programs_in(directory: Path) -> Programs | None:
     versions = [_major(directory / name) for name in ("pg_dump", "pg_restore")]
     majors = [version for version in versions if version is not None]
     return Programs(directory, min(majors)) if len(majors) == len(versions) else None
+
+
+@lru_cache(maxsize=16)
+def _knows_tls(programs: Programs) -> bool:
+    # Their libpq refuses the mode before it looks for a server; nobody is at that place.
+    nowhere = "host=/nonexistent sslmode=require"
+    try:
+        done = subprocess.run(  # noqa: S603
+            [programs.path("pg_dump"), f"--dbname={nowhere}", "--no-password"], capture_output=True, text=True,
+            check=False, timeout=20, env={"LC_ALL": "C"},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return "not compiled in" not in done.stderr
 
 
 def _major(program: Path) -> int | None:

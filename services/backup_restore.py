@@ -69,7 +69,7 @@ def load(url: str, directory: Path, manifest: Manifest, backups: Backups, *, rig
     Raises:
         NightshiftError: PostgreSQL could not, or something is not as it was; with what.
     """
-    programs = find_programs(manifest.major)
+    programs = find_programs(manifest.major, url, directory=backups.settings.postgres_programs)
     jobs = backups.settings.backup_jobs
     with_rows = sum(1 for table in manifest.contents.tables if table.rows)
     command = [

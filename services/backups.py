@@ -19,8 +19,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from core.database import SessionLimits, make_engine
-from core.errors import NightshiftError
+from core.database import SessionLimits, driver_connection, make_engine
+from core.errors import NightshiftError, UsageError
 from core.settings import Settings
 from services.backup_cipher import SUFFIX, Cipher, cipher_of
 from services.backup_contents import LEFT_OUT, Progress, exported_snapshot, read_contents
@@ -123,7 +123,8 @@ class Backups:
         """The name of a complete backup; `latest` is the newest.
 
         Raises:
-            NightshiftError: there is none.
+            NightshiftError: there is none at all.
+            UsageError: there are others.
         """
         names = backup_names(self.store)
         if not names:
@@ -131,7 +132,7 @@ class Backups:
         if name == "latest":
             return names[-1]
         if name not in names:
-            raise NightshiftError(f"there is no backup {name} in {self.store.place}: see `nightshift backup list`")
+            raise UsageError(f"there is no backup {name} in {self.store.place}: see `nightshift backup list`")
         return name
 
     def list(self) -> list[Listed]:
@@ -173,16 +174,18 @@ class Backups:
     def _create(self, engine: Engine, name: str, now: datetime) -> Manifest:
         if name in self.store.names():
             raise NightshiftError(f"there is a backup {name} already")
+        # Before every row is read: without programs that fit the server there is nothing to be done.
+        with engine.connect() as connection:
+            major = driver_connection(connection).info.server_version // 10_000
+        programs = find_programs(major, self.url, directory=self.settings.postgres_programs)
         with exported_snapshot(engine) as snapshot, tempfile.TemporaryDirectory(dir=self.work_directory()) as work:
             dump = Path(work) / FILES
-            # What PostgreSQL's version is decides which programs can dump it; so ask before.
             contents = read_contents(engine, snapshot, jobs=self.settings.backup_jobs, progress=self.progress)
-            programs = find_programs(contents.server_version // 10_000)
             tables = sum(1 for table in contents.tables if table.rows)
             run_program(
                 [
                     programs.path("pg_dump"), "--format=directory", f"--file={dump}", f"--snapshot={snapshot}",
-                    f"--jobs={self.settings.backup_jobs}", "--compress=gzip:1", "--schema=public", "--verbose",
+                    f"--jobs={self.settings.backup_jobs}", "--compress=1", "--schema=public", "--verbose",
                     f"--exclude-table-data=public.{LEFT_OUT}", "--lock-wait-timeout=60s",
                 ],
                 self.url,

@@ -60,7 +60,8 @@ def freeze(engine: Engine, partition: Thawed) -> None:
     log.info("partition frozen", name=partition.name, bytes=partition.bytes)
 
 
-# What was frozen when it was vacuumed last, and whether anything has changed since.
+# What was frozen when it was vacuumed last, and whether anything has changed since. Before PostgreSQL 18 nobody counts
+# frozen pages; then those that are visible to all stand for them.
 _UNFROZEN = text(
     """
     SELECT c.relname AS name, pg_relation_size(c.oid) AS bytes
@@ -70,7 +71,10 @@ _UNFROZEN = text(
     LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
     WHERE parent.relname = ANY(:parents) AND parent.relnamespace = current_schema()::regnamespace
       AND NOT i.inhdetachpending AND pg_relation_size(c.oid) > 0
-      AND (c.reltuples < 0 OR c.relallfrozen < c.relpages OR s.n_ins_since_vacuum > 0 OR s.n_dead_tup > 0)
+      AND (
+          c.reltuples < 0 OR coalesce((to_jsonb(c) ->> 'relallfrozen')::integer, c.relallvisible) < c.relpages
+          OR s.n_ins_since_vacuum > 0 OR s.n_dead_tup > 0
+      )
     ORDER BY c.relname
     """
 )

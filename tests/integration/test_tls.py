@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-import kombu
 import psycopg
 import pytest
 import redis
@@ -16,23 +14,18 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
 from core import tls
-from core.database import check_database, make_engine
+from core.database import make_engine
 from core.errors import NightshiftError, ServerUnreachableError, UsageError
 from core.settings import Settings
 from models.migrate import migrate
-from services.cache_server import cache_url
-from services.login_limits import LoginLimits
-from services.notify_limits import SendLimits
-from services.price_cache import PriceCache
-from services.queue_state import queue_lengths, redis_client
 from tests.support.certificates import Authority, behind_tls
 from tests.support.database import new_database
+from tests.support.nights import scalar
 from tests.support.nights import settings as plain
-from tests.support.polling import wait_until
-from tests.support.workers import System, quick
-from workers.app import make_app
+from tests.support.tls_clients import ASKS, WRONG, Ask, ask_redis, everything_over_tls
+from tests.support.tls_servers import are_installed
+from tests.support.workers import quick
 from workers.embedded import ServerUrls
-from workers.stack import Stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,34 +58,6 @@ def secured(servers: ServerUrls, world: str, tmp_path_factory: pytest.TempPathFa
         behind_tls(broker, authority.server()) as redis_url,
     ):
         yield Secured(authority, stranger, f"{database_url}?sslmode=verify-full", redis_url, servers.database_url)
-
-
-def ask_postgres(settings: Settings) -> None:
-    engine = make_engine(tls.database_url(settings))
-    try:
-        check_database(engine)
-    finally:
-        engine.dispose()
-
-
-def ask_redis(settings: Settings) -> None:
-    with redis_client(tls.redis_url(settings)) as client:
-        client.ping()
-
-
-def ask_kombu(settings: Settings) -> None:
-    with make_app(settings, tls.redis_url(settings)) as app, app.connection() as connection:
-        try:
-            # Without the patience that a worker has.
-            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-            connection.channel().client.ping()
-        except (redis.RedisError, kombu.exceptions.KombuError) as error:
-            raise ServerUnreachableError(str(error)) from None
-
-
-WRONG = "of-somebody-else"
-ASKS = {"database_url": ask_postgres, "redis_url": ask_redis, "kombu": ask_kombu}
-Ask = Callable[[Settings], None]
 
 
 @pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
@@ -163,38 +128,17 @@ def test_rediss_is_never_unchecked(secured: Secured) -> None:
             ask_redis(secured.settings(redis_url=secured.redis_url + trick, tls_ca=secured.stranger.certificate))
 
 
+@pytest.mark.skipif(are_installed(), reason="test_tls_servers.py runs it with servers that know TLS themselves")
 def test_a_night_of_all_our_processes_runs_over_tls(secured: Secured, tmp_path: Path) -> None:
     chosen = quick(
         tmp_path, 1000, database_url=secured.database_url, redis_url=secured.redis_url, flower_port=0,
         exporter_port=0, tls_ca=secured.authority.certificate, flower_password=WRONG, workers=1,
     )  # fmt: skip
-    urls = ServerUrls(tls.database_url(chosen), tls.redis_url(chosen))
-    engine = make_engine(urls.database_url)
+    engine = make_engine(tls.database_url(chosen))
     migrate(engine)  # alembic's way
-    try:
-        system = System(engine, urls, chosen)
-        with Stack(chosen, urls, workers=1, beat=False) as stack:
-            system.plan()
-            wait_until(system.tick)
-            system.all_done()
-            metrics = httpx.get(stack.addresses["metrics"], timeout=20).text
-            assert 'nightshift_source_up{source="database"} 1.0' in metrics
-            assert 'nightshift_source_up{source="redis"} 1.0' in metrics
-            broker = httpx.get(f"{stack.addresses['flower']}/broker", auth=("operator", WRONG), timeout=20)
-            assert (broker.status_code, "simulations" in broker.text) == (200, True)
-            # Pools of their own: the cache, the limits of mails and logins.
-            cache = PriceCache(cache_url(chosen, urls.redis_url))
-            assert cache.get(engine, []) == {}
-            cache.close()
-            limits = SendLimits(chosen, urls.redis_url)
-            assert limits.take()
-            limits.close()
-            LoginLimits(chosen, urls.redis_url).failed("ada", "::1")
-        with redis_client(urls.redis_url) as client:
-            assert not any(queue_lengths(client).values())
-            assert list(client.scan_iter(b"*login-limit*"))
-    finally:
-        engine.dispose()
+    engine.dispose()
+    with everything_over_tls(chosen) as system:
+        assert scalar(system.engine, "SELECT count(*) FROM portfolio_days") > 0
 
 
 def test_the_proxy_of_these_tests_refuses_as_pg_hba_does(secured: Secured) -> None:

@@ -51,13 +51,23 @@ class Authority:
             self.ca.configure_trust(context)
         return context
 
-    def client(self) -> tuple[Path, Path]:
-        """The files of a client's certificate and its key."""
-        issued = self.ca.issue_cert("worker.nightshift.example")
-        certificate, key = self.directory / "client.pem", self.directory / "client.key"
-        issued.cert_chain_pems[0].write_to_path(str(certificate))
-        key.touch(mode=0o600)
-        issued.private_key_pem.write_to_path(str(key))
+    def server_files(self, name: str) -> dict[str, str]:
+        """By file name, what a server called `name` has: its certificate, its key, and whose clients it believes."""
+        issued = self.ca.issue_cert(name)
+        return {
+            "server.pem": issued.cert_chain_pems[0].bytes().decode(),
+            "server.key": issued.private_key_pem.bytes().decode(),
+            "clients.pem": self.ca.cert_pem.bytes().decode(),
+        }
+
+    def client(self, role: str = "worker") -> tuple[Path, Path]:
+        """The files of a client's certificate, in the name of `role`, and of its key."""
+        certificate, key = self.directory / f"{role}.pem", self.directory / f"{role}.key"
+        if not key.exists():
+            issued = self.ca.issue_cert("worker.nightshift.example", common_name=role)
+            issued.cert_chain_pems[0].write_to_path(str(certificate))
+            key.touch(mode=0o600)
+            issued.private_key_pem.write_to_path(str(key))
         return certificate, key
 
 
