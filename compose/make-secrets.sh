@@ -1,16 +1,20 @@
 #!/bin/sh
 # Writes the secrets of compose.yaml below secrets/: random ones, and what follows from them. It never overwrites a file:
 # to change a secret, remove its file and those that contain it, and run this again.
-#   ./make-secrets.sh [--directory DIR] [--self-signed HOST]
+#   ./make-secrets.sh [--directory DIR] [--self-signed HOST] [--database HOST:PORT] [--redis HOST:PORT] [--cache HOST:PORT]
 # --self-signed makes a certificate that no browser trusts, for a try; else put yours there: tls_certificate, tls_key.
+# The others say where the servers are, if not in compose's containers; for TLS, see docs/security.md.
 set -eu
 umask 077
 
-directory="$(dirname "$0")/secrets" host=
+directory="$(dirname "$0")/secrets" host= database=postgres:5432 redis=redis:6379 cache=cache:6379
 while [ $# -gt 0 ]; do
     case "$1" in
         --directory) directory="${2:?--directory needs a directory}"; shift 2 ;;
         --self-signed) host="${2:?--self-signed needs a host name}"; shift 2 ;;
+        --database) database="${2:?--database needs HOST:PORT}"; shift 2 ;;
+        --redis) redis="${2:?--redis needs HOST:PORT}"; shift 2 ;;
+        --cache) cache="${2:?--cache needs HOST:PORT}"; shift 2 ;;
         *) echo "make-secrets.sh: unknown argument $1: see the top of the script" >&2; exit 2 ;;
     esac
 done
@@ -37,22 +41,22 @@ random() { openssl rand -hex 24 | tr -d '\n'; }
 hash() { printf '%s' "$(cat "$1")" | openssl dgst -sha256 -r | cut -d' ' -f1; }
 
 for name in postgres_password owner_password worker_password web_password monitor_password dashboards_password \
-    redis_worker_password redis_exporter_password redis_flower_password redis_monitor_password cache_password \
+    redis_worker_password redis_exporter_password redis_flower_password redis_monitor_password redis_keda_password cache_password \
     nightshift_flower_password nightshift_notify_secret nightshift_metrics_token grafana_admin_password \
     grafana_secret_key operator_password; do
     random | keep "$name"
 done
 
 # One URL a role: each process is given its own under the name of the setting.
-printf 'postgresql://postgres:%s@postgres:5432/nightshift' "$(cat postgres_password)" | keep admin_database_url
+printf 'postgresql://postgres:%s@%s/nightshift' "$(cat postgres_password)" "$database" | keep admin_database_url
 for role in owner worker web; do
-    printf 'postgresql://nightshift_%s:%s@postgres:5432/nightshift' "$role" "$(cat "${role}_password")" |
+    printf 'postgresql://nightshift_%s:%s@%s/nightshift' "$role" "$(cat "${role}_password")" "$database" |
         keep "${role}_database_url"
 done
 for role in worker exporter flower; do
-    printf 'redis://%s:%s@redis:6379/0' "$role" "$(cat "redis_${role}_password")" | keep "${role}_redis_url"
+    printf 'redis://%s:%s@%s/0' "$role" "$(cat "redis_${role}_password")" "$redis" | keep "${role}_redis_url"
 done
-printf 'redis://nightshift:%s@cache:6379/0' "$(cat cache_password)" | keep nightshift_cache_url
+printf 'redis://nightshift:%s@%s/0' "$(cat cache_password)" "$cache" | keep nightshift_cache_url
 
 # Our processes see their own keys, and none of the commands that endanger a server. INFO is for metrics. All channels,
 # because Redis lets who subscribes by pattern do so only if he has the very same pattern.
@@ -65,7 +69,7 @@ user() {
 asking='%R~nightshift:* ~nightshift:*pidbox* ~nightshift:unacked* ~nightshift:_kombu.binding_deadlines'
 others() {
     echo "user monitor on #$(hash redis_monitor_password) -@all +auth +hello +select +ping +info +config|get" \
-        '+client|setname +client|setinfo +latency|latest +latency|histogram +slowlog|get +slowlog|len'
+        '+client|setname +latency|latest +latency|histogram +slowlog|get +slowlog|len'
     echo 'user health on nopass -@all +auth +hello +ping'
 }
 broker() {
@@ -74,6 +78,8 @@ broker() {
     # No queue of work can be written or emptied by those who only look.
     user exporter redis_exporter_password "$asking ~nightshift:login-limit* ~nightshift:worker* ~nightshift:health"
     user flower redis_flower_password "$asking ~nightshift:*celeryev*"
+    # On Kubernetes: it asks in a script how long a list is, and a script may do no more than its user.
+    echo "user keda on #$(hash redis_keda_password) ~nightshift:* -@all +auth +hello +select +ping +eval +type +llen"
     others
 }
 cache() {

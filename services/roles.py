@@ -22,6 +22,7 @@ OWNER, WORKER, EXPORTER = "nightshift_owner", "nightshift_worker", "nightshift_e
 WEB, DASHBOARDS = "nightshift_web", "nightshift_dashboards"
 # Of the status page, and of migrations.
 _NOT_FOR_WORKERS = ("alembic_version", "audit_trail", "operators", "strategies", "web_sessions")
+_FIRST_WITH_MAINTAIN = 170_000
 _SHORT = {"default_transaction_read_only": "on", "statement_timeout": "10s", "lock_timeout": "2s"}
 
 
@@ -32,7 +33,7 @@ class Role:
     Attributes:
         purpose: whose it is, for people.
         every: rights on every table and view but those of `tables`.
-        tables: rights by table: `SELECT`, or of some columns: `SELECT (id, name)`. Empty: none.
+        tables: rights by table or sequence: `SELECT`, or of some columns: `SELECT (id, name)`. Empty: none.
         members: roles whose rights it has.
         settings: what its sessions begin with.
         partitions: whether it may have partitions made.
@@ -56,7 +57,9 @@ ROLES = (
         "workers and beat: rows of every table but the accounts of the status page; partitions by a function",
         every="SELECT, INSERT, UPDATE, DELETE, MAINTAIN",
         tables=dict.fromkeys(_NOT_FOR_WORKERS, "")
-        | {"alembic_version": "SELECT", "strategies": "SELECT", "audit_trail": "INSERT"},
+        | {"alembic_version": "SELECT", "strategies": "SELECT", "audit_trail": "INSERT"}
+        # Sample users come with their ids, and the next id is set behind them.
+        | {"users_id_seq": "UPDATE", "simulations_id_seq": "UPDATE"},
         partitions=True,
     ),
     Role(
@@ -180,13 +183,15 @@ def _give(connection: Connection, role: Role) -> None:
         return
     _run_on_database(connection, "GRANT CONNECT ON DATABASE {} TO {}", role.name)
     _run(connection, "GRANT USAGE ON SCHEMA public TO {}", role.name)
-    _run(connection, "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {}", role.name)
+    for kind in ("TABLES", "SEQUENCES"):
+        _run(connection, f"REVOKE ALL ON ALL {kind} IN SCHEMA public FROM {{}}", role.name)
     default = "ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA public "
     _run(connection, default + "REVOKE ALL ON TABLES FROM {}", OWNER, role.name)
     if role.every:
-        _run(connection, f"GRANT {role.every} ON ALL TABLES IN SCHEMA public TO {{}}", role.name)
+        every = _known(connection, role.every)
+        _run(connection, f"GRANT {every} ON ALL TABLES IN SCHEMA public TO {{}}", role.name)
         # Partitions are made all the time.
-        _run(connection, default + f"GRANT {role.every} ON TABLES TO {{}}", OWNER, role.name)
+        _run(connection, default + f"GRANT {every} ON TABLES TO {{}}", OWNER, role.name)
     for table, rights in role.tables.items():
         _run(connection, "REVOKE ALL ON {} FROM {}", table, role.name)
         if rights:
@@ -195,6 +200,12 @@ def _give(connection: Connection, role: Role) -> None:
         # Bulk copies go through temporary tables.
         _run_on_database(connection, "GRANT TEMPORARY ON DATABASE {} TO {}", role.name)
         _run(connection, "GRANT EXECUTE ON FUNCTION " + PARTITION_FUNCTION + " TO {}", role.name)
+
+
+def _known(connection: Connection, rights: str) -> str:
+    # Before 17 nobody but the owner may ANALYZE, and PostgreSQL skips it with a warning: autovacuum does it later.
+    knows_maintain = driver_connection(connection).info.server_version >= _FIRST_WITH_MAINTAIN
+    return rights if knows_maintain else rights.removesuffix(", MAINTAIN")
 
 
 def _run(connection: Connection, statement: str, *names: str) -> None:

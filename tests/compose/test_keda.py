@@ -7,6 +7,7 @@ kubernetes-validate. KEDA's two objects have no schema there: what we use of the
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import kubernetes_validate
@@ -16,7 +17,8 @@ import yaml
 from core.queues import Queue
 from core.settings import PREFIX, Settings
 from services.queue_state import PRIORITY_STEPS, queue_key
-from tests.support.compose import COMPOSE, ours
+from tests.support.compose import COMPOSE, ours, secrets_of
+from tests.support.nights import ROOT
 from workers.stack import NIGHT_QUEUES, STOP_SECONDS
 
 KEDA = COMPOSE / "keda"
@@ -127,6 +129,36 @@ def test_settings_are_settings_and_secrets_are_files() -> None:
         assert {entry["name"] for entry in container.get("env", [])} <= known | {"TMPDIR"}, name
         secrets = [mount for mount in container["volumeMounts"] if mount["name"] == "secrets"]
         assert [mount["mountPath"] for mount in secrets] == [settings["NIGHTSHIFT_SECRETS_DIR"]], name
+
+
+def secrets_of_pods() -> dict[str, str]:
+    """By workload, the Secret that is mounted as its secrets."""
+    return {
+        name: next(volume["secret"]["secretName"] for volume in pod(manifest)["volumes"] if volume["name"] == "secrets")
+        for name, manifest in of_kind("Deployment", "Job").items()
+    }
+
+
+def test_each_pod_has_the_urls_of_its_role_as_docs_say_they_are_made() -> None:
+    text = (ROOT / "docs" / "deployment.md").read_text("utf-8").replace("\\\n", " ")
+    made = {
+        name: dict(re.findall(r"--from-file=(\w+)=secrets/(\w+)", files))
+        for name, files in re.findall(r"create secret generic (nightshift-\w+)((?: +--from-file=\S+)+)", text)
+    }
+    del made["nightshift-keda"]
+    services = {tuple(service["command"]): name for name, service in ours().items()}
+    needed: dict[str, dict[str, str]] = {}
+    for name, secret in secrets_of_pods().items():
+        of_compose = secrets_of(services[tuple(command(of_kind("Deployment", "Job")[name]))])
+        known = needed.setdefault(secret, {})
+        # Who shares a Secret has the same URLs.
+        assert {key: known[key] for key in known.keys() & of_compose} == {
+            key: of_compose[key] for key in known.keys() & of_compose
+        }, name
+        known |= of_compose
+    assert made == needed
+    owners = {name for name, mounted in secrets_of_pods().items() if mounted.endswith("-owner")}
+    assert owners == {"nightshift-migrate", "nightshift-worker-control"}
 
 
 def test_names_and_labels_match() -> None:

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from core.queues import Queue
-from tests.support.compose import COMPOSE, ours
+from tests.support.compose import COMPOSE, ours, secrets_of
 from workers.stack import STOP_SECONDS
 
 SYSTEMD = COMPOSE / "systemd"
 COMMON = (SYSTEMD / "nightshift-.service.d" / "common.conf").read_text("utf-8")
 GROUPS = {path.stem.removeprefix("worker-"): path for path in sorted((SYSTEMD / "etc").glob("worker-*.env"))}
+_CREDENTIAL = re.compile(r"^LoadCredential=(|\w+:/etc/nightshift/secrets/\w+)$", re.MULTILINE)
 # Of systemd-analyze: 0 is locked in, 10 is as unsafe as can be.
 MOST_EXPOSED = 1.5
 
@@ -35,26 +36,54 @@ def exec_start(unit: str) -> str:
     return line
 
 
-def commands() -> set[tuple[str, ...]]:
-    """All commands of all units and instances, as systemd starts them."""
-    lines = [exec_start(path.name) for path in SYSTEMD.glob("*.service") if "@" not in path.name]
+def commands() -> dict[str, tuple[str, ...]]:
+    """By unit and instance, its command as systemd starts it."""
+    lines = {path.name: exec_start(path.name) for path in SYSTEMD.glob("*.service") if "@" not in path.name}
     for name in GROUPS:
         line = exec_start("nightshift-worker@.service").replace("%i", name).replace("%%", "%")
         for variable, value in group(name).items():
             line = line.replace(f"${{{variable}}}", value)
-        lines.append(line)
-    lines += [exec_start("nightshift-beat@.service").replace("%i", number) for number in "1"]
-    return {tuple(shlex.split(line)) for line in lines}
+        lines[f"nightshift-worker@{name}.service"] = line
+    lines["nightshift-beat@1.service"] = exec_start("nightshift-beat@.service").replace("%i", "1")
+    return {unit: tuple(map(plainly, shlex.split(line))) for unit, line in lines.items()}
+
+
+def plainly(word: str) -> str:
+    """A word of a command without the places that differ between a container and a server."""
+    return re.sub(r"^/opt/nightshift/bin/|^/var/lib/nightshift/.*schedule$", "", word)
+
+
+def credentials(unit: str) -> dict[str, str]:
+    """What a unit or an instance is given: by name, the file. What its drop-ins say goes before what its file says."""
+    template = re.sub(r"@[^.]+", "@", unit)
+    found: dict[str, str] = {}
+    places = {"nightshift-.service.d", f"{template}.d", f"{unit}.d"}
+    drop_ins = [path for place in places for path in (SYSTEMD / place).glob("*.conf")]
+    for path in [SYSTEMD / template, *sorted(drop_ins, key=lambda path: path.name)]:
+        for line in _CREDENTIAL.findall(path.read_text("utf-8")):
+            name, _, file = line.partition(":/etc/nightshift/secrets/")
+            # An empty one forgets those before it.
+            found = found | {name: file} if name else {}
+    return found
+
+
+def of_compose() -> dict[str, tuple[str, ...]]:
+    """The services of compose.yaml that run here too, and their commands. Roles a person makes (docs/deployment.md)."""
+    return {name: tuple(map(plainly, service["command"])) for name, service in ours().items() if name != "roles"}
 
 
 def test_they_run_the_commands_of_compose() -> None:
-    def same(words: tuple[str, ...]) -> tuple[str, ...]:
-        plain = (word.removeprefix("/opt/nightshift/bin/") for word in words)
-        return tuple("schedule" if word.startswith("/var/lib/nightshift/beat") else word for word in plain)
+    assert set(commands().values()) == set(of_compose().values())
 
-    # Roles are made there by a person (docs/security.md).
-    of_compose = {same(tuple(service["command"])) for name, service in ours().items() if name != "roles"}
-    assert {same(words) for words in commands()} == of_compose
+
+def test_each_has_the_urls_of_its_role_and_no_other_secret() -> None:
+    services = {command: name for name, command in of_compose().items()}
+    for unit, command in commands().items():
+        assert credentials(unit) == secrets_of(services[command]), unit
+    databases = {unit: credentials(unit)["nightshift_database_url"] for unit in commands()}
+    owners = {unit for unit, file in databases.items() if file == "owner_database_url"}
+    assert owners == {"nightshift-migrate.service", "nightshift-worker@control.service"}
+    assert databases["nightshift-exporter.service"] == "web_database_url"
 
 
 def test_the_groups_serve_every_queue() -> None:
@@ -71,11 +100,9 @@ def test_a_worker_is_told_alone_and_given_time() -> None:
 def test_no_unit_holds_a_secret_and_each_gets_its_own() -> None:
     text = "".join(path.read_text("utf-8") for path in SYSTEMD.rglob("*") if path.is_file())
     assert not re.search(r"redis://|postgresql://|PASSWORD=", text)
-    given = set(re.findall(r"^LoadCredential=(\w+):/etc/nightshift/secrets/(\w+)$", text, re.MULTILINE))
-    assert {name for name, file in given if name == file} == {name for name, _ in given}
-    assert {"nightshift_database_url", "nightshift_redis_url", "nightshift_flower_password"} == {
-        name for name, _ in given
-    }
+    # None is written in another way than the one that `credentials` reads.
+    assert text.count("Credential=") == len(_CREDENTIAL.findall(text))
+    assert "Credential" not in COMMON
     assert "NIGHTSHIFT_SECRETS_DIR=%d" in COMMON
 
 

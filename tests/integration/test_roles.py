@@ -17,6 +17,7 @@ from core.errors import NightshiftError
 from services.partitions import ensure_ahead
 from services.retention import maintain
 from services.roles import DASHBOARDS, EXPORTER, OWNER, ROLES, WEB, WORKER, read_rights, write_roles
+from services.seeding import seed
 from tests.support.catalog import describe
 from tests.support.cli import environment, run_process
 from tests.support.database import new_database
@@ -167,13 +168,38 @@ def test_grafana_reads_what_its_dashboards_show(database_of_roles: Database) -> 
     assert scalar(engine, "SHOW statement_timeout") == "10s"
 
 
+def test_sample_users_are_made_by_the_worker_and_the_next_one_by_itself(database_of_roles: Database) -> None:
+    worker = database_of_roles.engines[WORKER]
+    added = seed(worker, users=5, start=LAST_SAMPLE_DAY, append=True)
+    with worker.connect() as connection:  # rolled back
+        made = "INSERT INTO users (name) VALUES ('Ada') RETURNING id"
+        assert connection.execute(text(made)).scalar_one() == added.first_user + added.users
+
+
+def test_no_other_numbers_are_the_workers_to_set(database_of_roles: Database) -> None:
+    may_set = (
+        "SELECT relname FROM pg_class WHERE relkind = 'S' AND relnamespace = 'public'::regnamespace"
+        f" AND has_table_privilege('{WORKER}', oid, 'UPDATE') ORDER BY 1"
+    )
+    assert rows(database_of_roles.admin, may_set) == [("simulations_id_seq",), ("users_id_seq",)]
+    assert refused(database_of_roles.engines[WORKER], "SELECT setval('runs_id_seq', 1)")
+
+
+def test_what_is_too_old_is_dropped_by_the_owner_and_by_no_worker(database_of_roles: Database) -> None:
+    worker, owner = database_of_roles.engines[WORKER], database_of_roles.engines[OWNER]
+    with worker.begin() as connection:
+        connection.execute(text("SELECT make_partition('portfolio_days', DATE '2001-02-03')"))
+    with pytest.raises(ProgrammingError, match="must be owner"):
+        maintain(worker, now=NOW, settings=settings())
+    assert maintain(owner, now=NOW, settings=settings()).dropped == ["portfolio_days_20010203"]
+
+
 def test_housekeeping_is_the_owners(database_of_roles: Database) -> None:
     owner = database_of_roles.engines[OWNER]
-    (made, *_) = ensure_ahead(owner, now=NOW)
+    (made, *_) = ensure_ahead(owner, now=NOW + timedelta(days=200))
     # What the owner makes is the workers' as well.
     for right in ("SELECT", "INSERT", "DELETE", "MAINTAIN"):
         assert scalar(owner, f"SELECT has_table_privilege('{WORKER}', '{made}', '{right}')"), right
-    maintain(owner, now=NOW + timedelta(days=400), settings=settings())
     assert write_roles(owner) == []
 
 
