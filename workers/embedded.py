@@ -236,6 +236,22 @@ def servers_for(settings: Settings) -> Iterator[ServerUrls]:
         yield ServerUrls(database_url or urls.database_url, redis_url or urls.redis_url, owned=True)
 
 
+@contextmanager
+def home_held(home: Path) -> Iterator[None]:
+    """Nobody starts servers in `home` while the block lasts.
+
+    Raises:
+        EmbeddedServerError: somebody has.
+    """
+    (home / "run").mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = _take_lock(home)
+    try:
+        yield
+    finally:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        os.close(lock)
+
+
 def servers_file(home: Path) -> Path:
     """The file that tells other processes where the servers of `home` are, while they serve."""
     return home / "run" / "servers.json"

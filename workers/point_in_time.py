@@ -1,7 +1,8 @@
 """Recovery of the embedded PostgreSQL to any moment: a base backup, and the log that was archived since.
 
-A base backup counts when it is complete: its note is written last. A recovery sets the old cluster aside and works
-beside it; what the old cluster had not archived yet is taken from there, so nothing is lost that its disk still has.
+A base backup counts when it is complete: its note is written last. A recovery works beside the old cluster, which stays
+in its place until the new one is there; what it had not archived yet is taken from it, so nothing is lost that its disk
+still has.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,16 +23,19 @@ import psycopg
 from sqlalchemy import make_url
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from core.errors import NightshiftError, UsageError
+from core.errors import EmbeddedServerError, NightshiftError, UsageError
 from core.settings import Settings
 from services.backup_programs import find_programs, run_program
-from workers.embedded import EmbeddedServers, running_servers
+from workers.embedded import EmbeddedServers, home_held, running_servers
+from workers.server_process import ServerProcess
 from workers.wal_archive import SUFFIX, wal_directory
+from workers.wal_check import check_log
 
 _NAME = "base-%Y%m%dT%H%M%SZ"
 _NOTE = "base.json"
 _TAR = "base.tar.gz"
 _SEGMENT_BYTES = 16 * 2**20
+_KEPT = "postgres.before-%Y%m%dT%H%M%SZ"
 _PROMOTE_SECONDS = 4 * 3600
 
 
@@ -66,12 +71,13 @@ def base_backup(url: str, settings: Settings, *, now: datetime) -> Base:
         mode = session.execute("SHOW archive_mode").fetchone()
     if mode is None or mode[0] == "off":
         raise NightshiftError("the server archives no log: start it with NIGHTSHIFT_WAL_ARCHIVE set, then try again")
+    programs = find_programs(major, url, directory=settings.postgres_programs)
     directory = bases / now.strftime(_NAME)
     directory.mkdir(mode=0o700, parents=True)
     try:
         run_program(
             [
-                find_programs(major).path("pg_basebackup"), f"--pgdata={directory}", "--format=tar",
+                programs.path("pg_basebackup"), f"--pgdata={directory}", "--format=tar",
                 "--compress=gzip:1", "--checkpoint=fast", "--wal-method=none", f"--label={directory.name}",
                 "--no-password",
             ],
@@ -97,33 +103,59 @@ def recover(settings: Settings, *, at: datetime | None, now: datetime) -> Recove
 
     Raises:
         UsageError: no archive is set, or `at` is before the first base backup.
-        NightshiftError: a stack runs in the home, or the log does not reach so far; the old cluster is back in place.
+        NightshiftError: a stack runs in the home, a file is damaged, or the log does not reach so far; the old cluster
+            is as it was.
     """
     home = settings.nightshift_home()
     if running_servers(home):
         raise NightshiftError(f"a stack runs in {home}: stop it first")
-    base = _base_before(settings, at)
-    cluster, kept = home / "postgres", home / now.strftime("postgres.before-%Y%m%dT%H%M%SZ")
-    there = cluster.exists()
-    # Where there is none, the archive was written by the user that the server runs as.
-    owner = (cluster if there else base.directory.parent.with_name("wal")).stat()
-    new = home / "postgres.recovering"
-    shutil.rmtree(new, ignore_errors=True)
+    base, wal = _base_before(settings, at), wal_directory(settings)
+    if at is None and wal is not None:
+        check_log(wal, base.first_segment)
+    beside = home / "recovering"
+    cluster, kept, new = home / "postgres", home / now.strftime(_KEPT), beside / "postgres"
+    with home_held(home):
+        for directory in (cluster, new):
+            ServerProcess("postgres", directory, home / "log" / "postgres.log", signal.SIGINT).end_leftovers()
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            _lay_out(base, home, beside, wal)
+            until = _replay(settings, beside, at)
+        except BaseException:
+            # Ctrl-C too. Its log stays: the error may name it.
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        there = cluster.exists()
+        _swap(cluster, kept, new)
+        shutil.rmtree(beside)
+    return Recovered(base, until, kept if there else None)
+
+
+def _lay_out(base: Base, home: Path, beside: Path, archive: Path | None) -> None:
+    """Make a home beside in which the base is ready for the replay."""
+    cluster, new = home / "postgres", beside / "postgres"
+    password = home / "password"
+    if not password.is_file():
+        raise NightshiftError(f"{password} is gone, and the database needs it: put the old one there")
+    beside.mkdir(mode=0o700)
+    shutil.copy(password, beside / "password")
+    # Where there is no cluster, the archive was written by the user that the server runs as.
+    owner = (cluster if cluster.exists() else base.directory.parent.with_name("wal")).stat()
     _unpack(base, new)
-    _take_unarchived(cluster / "pg_wal", new / "pg_wal", wal_directory(settings))
+    _take_unarchived(cluster / "pg_wal", new / "pg_wal", archive)
     _give(new, owner)
+
+
+def _swap(cluster: Path, kept: Path, new: Path) -> None:
+    there = cluster.exists()
     if there:
         cluster.rename(kept)
-    new.rename(cluster)
     try:
-        until = _replay(settings, at)
+        new.rename(cluster)
     except BaseException:
-        # Ctrl-C too: the home must not be left with half of a recovery as its cluster.
-        shutil.rmtree(cluster)
         if there:
             kept.rename(cluster)
         raise
-    return Recovered(base, until, kept if there else None)
 
 
 def _bases_directory(settings: Settings) -> Path:
@@ -201,30 +233,39 @@ def _give(directory: Path, owner: os.stat_result) -> None:
             os.chown(path, owner.st_uid, owner.st_gid)
 
 
-def _replay(settings: Settings, at: datetime | None) -> datetime | None:
+def _replay(settings: Settings, home: Path, at: datetime | None) -> datetime | None:
     target = {"recovery_target_time": at.isoformat()} if at else {}
     servers = EmbeddedServers(
-        settings.nightshift_home(),
+        home,
         serve_redis=False,
         wal_archive=wal_directory(settings),
         postgres_settings=target | {"recovery_target_action": "promote", "recovery_target_timeline": "latest"},
     )
-    with servers, psycopg.connect(servers.start().database_url, autocommit=True) as session:
+    try:
+        with servers, psycopg.connect(servers.start().database_url, autocommit=True) as session:
+            return _promoted(session)
+    except RetryError:
+        reason = f"the recovery does not end (see {servers.postgres_log})"
+    except EmbeddedServerError as error:
+        reason = str(error)
+    except psycopg.OperationalError:
+        # A promotion ends no session: the server has stopped, because the log ends before the moment.
+        reached = f"reach {at:%Y-%m-%d %H:%M:%S} UTC" if at else "come to an end"
+        reason = f"the log does not {reached} (see {servers.postgres_log})"
+    raise NightshiftError(f"{reason}; the cluster of the home is as it was")
 
-        def recovering() -> bool:
-            row = session.execute("SELECT pg_is_in_recovery()").fetchone()
-            return row is None or row[0] is True
 
-        stop = stop_after_delay(_PROMOTE_SECONDS)
-        try:
-            Retrying(stop=stop, wait=wait_fixed(0.1), retry=retry_if_result(bool))(recovering)
-        except RetryError:
-            raise NightshiftError(f"the recovery does not end: see {servers.postgres_log}") from None
-        except psycopg.OperationalError as error:
-            # A promotion ends no session: the server has stopped, because the log ends before the moment.
-            raise NightshiftError(f"the log does not reach {at}: see {servers.postgres_log}") from error
-        row = session.execute("SELECT pg_last_xact_replay_timestamp()").fetchone()
-        return row[0] if row else None
+def _promoted(session: psycopg.Connection[tuple[Any, ...]]) -> datetime | None:
+    """Wait until the server is no longer in recovery; the moment of the last transaction that it replayed."""
+
+    def recovering() -> bool:
+        row = session.execute("SELECT pg_is_in_recovery()").fetchone()
+        return row is None or row[0] is True
+
+    stop = stop_after_delay(_PROMOTE_SECONDS)
+    Retrying(stop=stop, wait=wait_fixed(0.1), retry=retry_if_result(bool))(recovering)
+    row = session.execute("SELECT pg_last_xact_replay_timestamp()").fetchone()
+    return row[0] if row else None
 
 
 def _remove_old(settings: Settings, major: int, newest: Base, *, now: datetime) -> None:

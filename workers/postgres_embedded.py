@@ -76,6 +76,7 @@ class EmbeddedPostgres:
             # Its process id may be somebody else's by now, and then PostgreSQL would refuse to start.
             (directory / "postmaster.pid").unlink(missing_ok=True)
         else:
+            self._refuse_half_a_recovery()
             self._initialise()
 
     def start(self, port: int) -> None:
@@ -135,6 +136,15 @@ class EmbeddedPostgres:
         with psycopg.connect(self.url(port, "postgres"), autocommit=True, connect_timeout=5) as connection:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
                 connection.execute(f"CREATE DATABASE {DATABASE}")
+
+    def _refuse_half_a_recovery(self) -> None:
+        """An empty cluster must not take the place of one that a recovery was about to replace when it was killed."""
+        directory = self.process.directory
+        if aside := sorted(directory.parent.glob(f"{directory.name}.before-*")):
+            raise EmbeddedServerError(
+                f"{directory} is gone, and a recovery has set {aside[-1]} aside: put it back"
+                f" (mv '{aside[-1]}' '{directory}') and recover again, or move it elsewhere to begin with an empty one"
+            )
 
     def _initialise(self) -> None:
         """Make the cluster beside its place and rename it: a start that is killed leaves no half a cluster."""

@@ -17,7 +17,7 @@ from services.digest import digest_of_day
 from tests.support.backups import few_nights, flip
 from tests.support.nights import LAST_SAMPLE_DAY, Night, change, scalar, settings
 from workers.embedded import EmbeddedServers
-from workers.point_in_time import base_backup, list_bases, recover
+from workers.point_in_time import _swap, base_backup, list_bases, recover
 from workers.wal_archive import wal_directory
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -61,6 +61,8 @@ def test_just_before_a_table_was_dropped(chosen: Settings, destroyed: tuple[date
     (base,) = list_bases(chosen)
     archive = wal_directory(chosen)
     assert archive is not None
+    cluster = chosen.nightshift_home() / "postgres"
+    in_place = cluster.stat().st_ino
     archived = [path for path in archive.iterdir() if len(path.name.removesuffix(".gz")) == SEGMENT]
     assert archived
     assert len(gzip.decompress(archived[0].read_bytes())) == 16 * 2**20
@@ -73,8 +75,18 @@ def test_just_before_a_table_was_dropped(chosen: Settings, destroyed: tuple[date
         recover(chosen, at=before, now=NOW)
     flip(base.directory / "base.tar.gz")
     # The log ends before tomorrow: the cluster is left as it is.
-    with pytest.raises((NightshiftError, EmbeddedServerError), match=r"recovery|log does not reach"):
+    with pytest.raises(NightshiftError, match=r"\(see .*\); the cluster of the home is as it was"):
         recover(chosen, at=before + timedelta(days=1), now=NOW)
+    segment = archive / f"{base.first_segment}.gz"
+    # In its check sum: a bit in the middle of so many zeros may mean the same.
+    flip(segment, -5)
+    with pytest.raises(NightshiftError, match=r"\(see .*recovering.*\); the cluster of the home is as it was"):
+        recover(chosen, at=before, now=NOW)
+    # To the end of a log that is damaged, PostgreSQL would go as far as it is whole, and say nothing.
+    with pytest.raises(NightshiftError, match=r"\.gz is damaged: nothing after the base backup"):
+        recover(chosen, at=None, now=NOW)
+    flip(segment, -5)
+    assert cluster.stat().st_ino == in_place
     assert sorted(path.name for path in chosen.nightshift_home().glob("postgres*")) == ["postgres"]
 
     recovered = recover(chosen, at=before, now=NOW)
@@ -82,6 +94,8 @@ def test_just_before_a_table_was_dropped(chosen: Settings, destroyed: tuple[date
     assert recovered.until is not None
     assert base.ended_at < recovered.until <= before
     assert recovered.kept_as is not None
+    assert recovered.kept_as.stat().st_ino == in_place
+    assert not (chosen.nightshift_home() / "recovering").exists()
     with embedded(chosen) as servers:
         with pytest.raises(NightshiftError, match="a stack runs in"):
             recover(chosen, at=before, now=NOW)
@@ -101,6 +115,22 @@ def test_just_before_a_table_was_dropped(chosen: Settings, destroyed: tuple[date
 def timeline(engine: Engine) -> int:
     with engine.connect() as connection:
         return int(connection.execute(text("SELECT timeline_id FROM pg_control_checkpoint()")).scalar_one())
+
+
+def test_the_old_cluster_is_put_back_or_the_next_start_says_how(chosen: Settings) -> None:
+    home = chosen.nightshift_home()
+    cluster, kept = home / "postgres", home / "postgres.before-20260101T000000Z"
+    cluster.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError):
+        _swap(cluster, kept, home / "recovering" / "postgres")
+    assert [path.name for path in home.glob("postgres*")] == ["postgres"]
+    # Killed between the two renames: an empty cluster must not be made in its place.
+    cluster.rename(kept)
+    with pytest.raises(
+        EmbeddedServerError, match=r"put it back \(mv '.*postgres\.before-20260101T000000Z' '.*postgres'\)"
+    ):
+        embedded(chosen).start()
+    assert [path.name for path in home.glob("postgres*")] == [kept.name]
 
 
 def test_without_an_archive_it_says_so(database: str, tmp_path: Path) -> None:
