@@ -1,11 +1,14 @@
-"""The views, as tables to select from; their SQL is in the migrations. Amounts in units, as NUMERIC(20,8)."""
+"""The views, as tables to select from; their SQL is in the migrations. Amounts in units, as NUMERIC(20,8).
+
+But for `kept_days`, from which the others of portfolios are made: its columns are those of `portfolio_days`.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Date, DateTime, Double, Integer, MetaData, Numeric, Table, Text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import TypeEngine
 
 # Apart from the tables' metadata: create_all and autogenerate know tables only.
@@ -31,6 +34,25 @@ simulation_settings = _view(
     parameters=JSONB,
     slots=JSONB,
     created_at=DateTime(timezone=True),
+)
+
+
+kept_days = _view(
+    "kept_days",
+    day=Date,
+    nights=Integer,
+    user_id=BigInteger,
+    simulation_id=BigInteger,
+    cash=BigInteger,
+    equity=BigInteger,
+    peak=BigInteger,
+    return_mean=Double,
+    return_m2=Double,
+    max_drawdown=Double,
+    asset_ids=ARRAY(Integer),
+    quantities=ARRAY(BigInteger),
+    cost_basis=ARRAY(BigInteger),
+    state=ARRAY(BigInteger),
 )
 
 

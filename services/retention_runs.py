@@ -5,7 +5,8 @@ goes back and none counts twice. The newest runs, which the metrics show one by 
 are, and so does a run that is not over.
 
 What a run named (`run_simulations`) goes with its batches, except for users who are left out as a whole: when they come
-back, they are owed what the run did for others.
+back, they are owed what the run did for others. Whose batches were done and whose failed stays known (services.targets
+chooses by it) as ranges of users; of a run that named simulations, those in failed batches stay known, if they are few.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from core.database import session_scope
 from services.metrics_batches import batch_sums
 from services.metrics_runs import NEWEST
 
+MOST_FAILED = 10_000
+"""So many simulations at most that were named and failed are kept in the row of their run."""
 _SUMMED = ("batches", "attempts", "publications", "republications", "users")
 _TIMES = ("durations", "waits")
 
@@ -36,7 +39,7 @@ def summarise_run(engine: Engine, run_id: int) -> int:
     with session_scope(engine) as session:
         # Whoever summarises another run at the same time would overwrite the totals.
         session.execute(text("UPDATE retention SET summaries = summaries + 1"))
-        if session.execute(_SUMMARISE, {"run": run_id}).one_or_none() is None:
+        if session.execute(_SUMMARISE, {"run": run_id, "most": MOST_FAILED}).one_or_none() is None:
             return 0
         _add_to_totals(session, batch_sums(session, [run_id]))
         session.execute(_FORGET, {"runs": [run_id]})
@@ -91,14 +94,27 @@ _OLD = text(
 _SUMMARISE = text(
     """
     UPDATE runs r SET summary = jsonb_build_object(
-        'batches', b.batches, 'batches_done', b.done, 'batches_failed', b.failed, 'users_done', b.users_done
+        'batches', b.batches, 'batches_done', b.done, 'batches_failed', b.failed, 'users_done', b.users_done,
+        'done', CASE WHEN NOT n.named THEN b.done_users END, 'failed', CASE WHEN NOT n.named THEN b.failed_users END,
+        'failed_simulations', CASE WHEN n.named THEN f.simulations END
     )
     FROM (
         SELECT count(*) FILTER (WHERE status <> 'split') AS batches, count(*) FILTER (WHERE status = 'done') AS done,
             count(*) FILTER (WHERE status = 'failed') AS failed,
-            coalesce(sum(users) FILTER (WHERE status = 'done'), 0) AS users_done
+            coalesce(sum(users) FILTER (WHERE status = 'done'), 0) AS users_done,
+            range_agg(int8range(user_lo, user_hi)) FILTER (WHERE status = 'done')::text AS done_users,
+            range_agg(int8range(user_lo, user_hi)) FILTER (WHERE status = 'failed')::text AS failed_users
         FROM batches WHERE run_id = :run
-    ) AS b
+    ) AS b, (
+        SELECT EXISTS (SELECT FROM run_simulations WHERE run_id = :run) AS named
+    ) AS n, (
+        SELECT CASE WHEN count(*) <= :most THEN jsonb_agg(simulation_id ORDER BY simulation_id) END AS simulations
+        FROM (
+            SELECT DISTINCT k.simulation_id FROM batches b
+            JOIN run_simulations k ON k.run_id = b.run_id AND k.user_id >= b.user_lo AND k.user_id < b.user_hi
+            WHERE b.run_id = :run AND b.status = 'failed' LIMIT :most + 1
+        ) AS each
+    ) AS f
     WHERE r.id = :run AND r.summary IS NULL AND r.status NOT IN ('planned', 'running')
     RETURNING r.id
     """

@@ -54,7 +54,7 @@ class SimulationHistory:
 
     Attributes:
         settings: its row of the view `simulation_settings`.
-        newest: its newest row of portfolio_history within a year before the newest night; None: there is none.
+        newest: its newest row of portfolio_history; None: there is none.
         line: day and equity in units, of up to LINE_DAYS days.
     """
 
@@ -77,9 +77,11 @@ def simulation_history(session: Session, simulation_id: int) -> SimulationHistor
         "last": night,
     }
     line = [(row.day, from_ticks(row.equity)) for row in session.execute(_LINE, values)]
-    if not line:
+    # Of one that was left out for more than a year, its newest row is further back.
+    last = line[-1:] or [(row.day, row.equity) for row in days_before(session, settings, before=night, limit=1)[:1]]
+    if not last:
         return SimulationHistory(settings, None, [], [])
-    at = {**values, "day": line[-1][0]}
+    at = {**values, "day": last[0][0]}
     newest = session.execute(_STATE, at).one()
     positions = [_position(row) for row in session.execute(_POSITIONS, at)]
     return SimulationHistory(settings, dict(newest._mapping), positions, line)  # noqa: SLF001 - a documented name
@@ -94,7 +96,7 @@ def days_before(session: Session, settings: dict[str, Any], *, before: date, lim
         first = max(settings["start_day"], last - timedelta(days=look - 1))
         rows += session.execute(_DAYS, {**values, "first": first, "last": last}).all()
         last, look = first - timedelta(days=1), look * _GROWTH
-    older = [*rows[1:], None]
+    older = [*rows[1:], None][: len(rows)]
     return [
         DayLine(
             row.day,
@@ -127,7 +129,7 @@ def _position(row: Any) -> Position:
 
 _LINE = text(
     """
-    SELECT day, equity FROM portfolio_days
+    SELECT day, equity FROM kept_days
     WHERE user_id = :user AND simulation_id = :simulation AND day BETWEEN :first AND :last ORDER BY day
     """
 )
@@ -140,7 +142,7 @@ _STATE = text(
 _POSITIONS = text(
     """
     SELECT coalesce(a.symbol, h.asset_id::text) AS symbol, h.quantity, h.cost, c.close, c.day AS close_day
-    FROM portfolio_days p
+    FROM kept_days p
     CROSS JOIN LATERAL unnest(p.asset_ids, p.quantities, p.cost_basis) AS h (asset_id, quantity, cost)
     LEFT JOIN assets a ON a.id = h.asset_id
     LEFT JOIN LATERAL (
@@ -152,7 +154,7 @@ _POSITIONS = text(
 )
 _DAYS = text(
     """
-    SELECT day, cash, equity, peak FROM portfolio_days
+    SELECT day, cash, equity, peak FROM kept_days
     WHERE user_id = :user AND simulation_id = :simulation AND day BETWEEN :first AND :last
     ORDER BY day DESC LIMIT :limit
     """

@@ -98,9 +98,9 @@ def _assets(session: Session, weights_ppm: Mapping[str, int]) -> dict[str, int]:
 
 def simulation_view(session: Session, simulation_id: int) -> dict[str, Any]:
     """The simulation's row of the view `simulation_settings`; UsageError if there is no such simulation."""
-    row = session.execute(
-        select(simulation_settings).where(simulation_settings.c.simulation_id == simulation_id)
-    ).one_or_none()
+    wanted = select(simulation_settings).where(simulation_settings.c.simulation_id == simulation_id)
+    # PostgreSQL would refuse a number that no id can be, instead of finding nothing.
+    row = session.execute(wanted).one_or_none() if simulation_id < 2**63 else None
     if row is None:
         raise UsageError(f"there is no simulation {simulation_id}")
     return dict(row._mapping)  # noqa: SLF001 - the documented name of a row's mapping

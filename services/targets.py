@@ -2,6 +2,9 @@
 
 By symbol, whoever has it among his assets is chosen, held or not: a signal sees the prices of assets of which nothing
 is held, and whoever held or traded one has it among his own. So does a corrected close (services.corrections).
+
+What an old run did, and for whom it failed, its summary says (services.retention_runs). Where that is no longer known,
+nobody is chosen in its stead: it is refused.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ def find_targets(session: Session, scope: ReprocessScope, first_day: date | None
     """The condition of a scope.
 
     Raises:
-        UsageError: a user, simulation, symbol, strategy or run is unknown.
+        UsageError: a user, simulation, symbol, strategy or run is unknown, or whom that run was about is forgotten.
     """
     conditions = ["s.start_day <= :newest"]
     values: dict[str, object] = {"newest": newest, "first_day": first_day}
@@ -59,9 +62,10 @@ def find_targets(session: Session, scope: ReprocessScope, first_day: date | None
         conditions.append(_QUARANTINED)
     if scope.run is not None:
         values |= {"of_run": scope.run, "of_day": _day_of_run(session, scope.run)}
-        conditions.append(_IN_BATCHES.format(which="b.run_id = :of_run AND b.status = 'done'"))
+        conditions.append(_IN_BATCHES.format(which="r.id = :of_run", status="done"))
         conditions.append("s.start_day <= :of_day")
     if scope.failed:
+        _check_failures_known(session, first_day)
         conditions.append(_FAILED)
     return Targets(" AND ".join(conditions), values)
 
@@ -76,11 +80,15 @@ def write_targets(session: Session, run: int, targets: Targets, only: Only, *, c
     """Write the `run_simulations` of a run; with `clear`, take them out of quarantine, for whoever is in it alone.
 
     A whole user in quarantine is cleared as a whole, and all of his simulations are done again.
+
+    Raises:
+        UsageError: for whom a run failed is forgotten.
     """
     values = {"run": run, "now": now, **targets.values}
     both = only is Only.MISSING_AND_FAILED
     statements = [_CLEAR] if clear else [_MISSING] if only is Only.MISSING else [_EVERYTHING]
     if both:
+        _check_failures_known(session, targets.values["first_day"])
         # Whoever is cleared is no longer in quarantine to the statements after it.
         statements = [_MISSING, _EVERYTHING.replace("{chosen}", "{chosen} AND " + _FAILED), _CLEAR]
     for statement in statements:
@@ -111,12 +119,42 @@ def _strategy(name: str) -> int:
 
 
 def _day_of_run(session: Session, run: int) -> date:
-    day: date | None = session.execute(text("SELECT day FROM runs WHERE id = :id"), {"id": run}).scalar_one_or_none()
-    if day is None:
+    row = session.execute(_RUN, {"id": run}).one_or_none()
+    if row is None:
         raise UsageError(f"there is no run {run}: nightshift runs lists them")
+    if row.forgotten:
+        raise UsageError(
+            f"run {run} ended on {row.finished_at:%Y-%m-%d}, and whose days it did is no longer kept: name them by"
+            " --user, --simulation, --symbol or --strategy, or take --all"
+        )
+    day: date = row.day
     return day
 
 
+def _check_failures_known(session: Session, first_day: object) -> None:
+    run = session.execute(_FORGOTTEN, {"first_day": first_day}).first()
+    if run is not None:
+        raise UsageError(
+            f"for whom run {run.id}, of the day {run.day}, failed is no longer kept: begin after that day, name users"
+            " by --user, or take --all --only missing for whoever lacks a day"
+        )
+
+
+_RUN = text(
+    """
+    SELECT day, finished_at, coalesce((summary->>'batches_done')::bigint > 0 AND summary->>'done' IS NULL, false)
+        AS forgotten
+    FROM runs WHERE id = :id
+    """
+)
+_FORGOTTEN = text(
+    """
+    SELECT id, day FROM runs r
+    WHERE day >= CAST(:first_day AS date) AND (summary->>'batches_failed')::bigint > 0
+      AND coalesce(summary->>'failed', summary->>'failed_simulations') IS NULL
+    ORDER BY day DESC LIMIT 1
+    """
+)
 # In the order in which they were asked for.
 _UNKNOWN = """
 SELECT id FROM unnest(CAST(:ids AS bigint[])) WITH ORDINALITY AS asked (id, number)
@@ -127,17 +165,27 @@ _QUARANTINED = """EXISTS (
     SELECT FROM quarantine q
     WHERE q.cleared_at IS NULL AND q.user_id = s.user_id AND s.id = coalesce(q.simulation_id, s.id)
 )"""
-# Of a scoped run those that it names, of any other whoever is in the range; a multirange is searched by halves.
+# Of a scoped run those that it names, of any other whoever is in the range; a multirange is searched by halves. Of an
+# old run the batches are gone, and its summary has the same.
 _IN_BATCHES = """(
     s.user_id <@ coalesce((
-        SELECT range_agg(int8range(b.user_lo, b.user_hi)) FROM batches b JOIN runs r ON r.id = b.run_id
-        WHERE {which} AND NOT EXISTS (SELECT FROM run_simulations k WHERE k.run_id = r.id)
+        SELECT range_agg(in_range.users) FROM (
+            SELECT int8multirange(int8range(b.user_lo, b.user_hi)) AS users
+            FROM batches b JOIN runs r ON r.id = b.run_id
+            WHERE {which} AND b.status = '{status}' AND NOT EXISTS (SELECT FROM run_simulations k WHERE k.run_id = r.id)
+            UNION ALL
+            SELECT CAST(r.summary->>'{status}' AS int8multirange) FROM runs r WHERE {which}
+        ) AS in_range
     ), int8multirange()) OR s.id IN (
         SELECT k.simulation_id FROM batches b JOIN runs r ON r.id = b.run_id
         JOIN run_simulations k ON k.run_id = b.run_id AND k.user_id >= b.user_lo AND k.user_id < b.user_hi
+        WHERE {which} AND b.status = '{status}'
+        UNION ALL
+        SELECT CAST(kept.id AS bigint) FROM runs r
+        CROSS JOIN LATERAL jsonb_array_elements_text(nullif(r.summary->'{status}_simulations', 'null')) AS kept (id)
         WHERE {which}
     ))"""
-_FAILED = _IN_BATCHES.format(which="b.status = 'failed' AND r.day >= CAST(:first_day AS date)")
+_FAILED = _IN_BATCHES.format(which="r.day >= CAST(:first_day AS date)", status="failed")
 
 _INSERT = "INSERT INTO run_simulations (run_id, user_id, simulation_id, first_day)"
 _EARLIER = (

@@ -14,16 +14,20 @@ from core.database import make_engine, session_scope
 from core.errors import UsageError
 from services.digest import digest_of_day
 from services.locks import PLANNING_LOCK
+from services.reports import simulation_report
 from services.reprocessing import Requested, request, retry_quarantined
 from services.retention import Maintained, maintain
 from services.retention_days import RETENTION_LOCK
+from services.retention_horizon import move_horizon
 from services.run_control import pause_run, resume_run
 from services.scopes import Only, ReprocessScope
+from services.simulation_history import days_before, simulation_history
 from tests.support.corrections import close_of, correct, finish
 from tests.support.database import new_database
 from tests.support.nights import LAST_SAMPLE_DAY, NOW, Night, change, rows, scalar, settings
 from tests.support.retention import (
     DAILY_FROM,
+    KEEP,
     LATER,
     LEFT_OUT_ON,
     MONTH_ENDS,
@@ -123,6 +127,36 @@ def test_days_go_but_month_ends_and_whoever_was_left_out(
 
     again = maintained(engine)
     assert (again.made, again.dropped, again.archived, again.stopped) == ([], [], 0, None)
+
+
+def test_the_history_shows_whatever_is_kept_once(both: tuple[Engine, Engine], whole: Engine) -> None:
+    """Also while the days that go are still there, and of a simulation of which only the archive knows."""
+    engine, going = both
+    assert move_horizon(going, KEEP).archived > 0
+    _, (_, simulation) = left_out(whole)
+    assert simulation is not None
+    last = LEFT_OUT_ON - timedelta(days=1)
+    history = "SELECT * FROM portfolio_history ORDER BY day, user_id, simulation_id"
+    every = rows(whole, history)
+    gone = {(row[0], row[3]) for row in every} - {(day, what) for _, what, day in archived(engine)}
+    gone = {(day, what) for day, what in gone if day < DAILY_FROM and day not in MONTH_ENDS}
+    expected = [row for row in every if (row[0], row[3]) not in gone]
+    assert any(row[3] == simulation and row[0] == last for row in expected)
+    for shortened in (engine, going):
+        assert rows(shortened, history) == expected
+        with session_scope(shortened) as session:
+            seen = simulation_history(session, simulation)
+            assert seen.newest is not None
+            assert (seen.newest["day"], seen.line[-1][0]) == (last, last)
+            assert seen.positions
+            days = days_before(session, seen.settings, before=LAST_SAMPLE_DAY)
+            assert [line.day for line in days] == [last, MONTH_ENDS[0]]
+            assert [point.day for point in simulation_report(session, simulation).days] == [MONTH_ENDS[0], last]
+    # A year later: no row of that year is left to draw a line through.
+    change(engine, "UPDATE runs SET day = day + 400 WHERE day = :day", day=LAST_SAMPLE_DAY)
+    with session_scope(engine) as session:
+        seen = simulation_history(session, simulation)
+        assert (seen.line, seen.newest and seen.newest["day"]) == ([], last)
 
 
 def test_who_was_left_out_goes_on_from_his_newest_row(both: tuple[Engine, Engine]) -> None:
