@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import SecretStr
 
+from core import tls
 from core.settings import PREFIX, Settings
 from services.doctor_findings import Finding, Group
 
@@ -18,7 +19,6 @@ SETTINGS = Group("settings")
 # A tenth of what one process does on a machine of two cores: docs/performance.md.
 _SLOW_USERS_PER_SECOND = 10_000
 _SHORTEST_SECRET = 16
-_THIS_MACHINE = ("", "localhost", "127.0.0.1", "::1")
 _ENCRYPTED = ("require", "verify-ca", "verify-full")
 # Setting, the beginning of its value, the extra, what that installs.
 _EXTRAS = (
@@ -115,15 +115,18 @@ def _words_to_people(settings: Settings) -> Iterator[Finding]:
 
 
 def _doors(settings: Settings) -> Iterator[Finding]:
-    if settings.flower_control and settings.host not in _THIS_MACHINE:
+    if settings.flower_control and not tls.is_here(settings.host):
         yield SETTINGS.warning(
             "flower_control",
             f"whoever logs in to Flower at {settings.host} may stop workers",
             f"unset {PREFIX}FLOWER_CONTROL, or set {PREFIX}HOST to 127.0.0.1",
         )
-    for name, how in (("database_url", "?sslmode=verify-full"), ("redis_url", "rediss://"), ("cache_url", "rediss://")):
-        url: SecretStr | None = getattr(settings, name)
-        if url is not None and (host := _bare_host(url.get_secret_value())):
+    for name, url_of, how in (
+        ("database_url", tls.database_url, "?sslmode=verify-full"),
+        ("redis_url", tls.redis_url, "rediss://"),
+        ("cache_url", tls.cache_url, "rediss://"),
+    ):
+        if host := _bare_host(url_of(settings)):
             yield SETTINGS.warning(
                 name,
                 f"the way to {host} is not encrypted: who listens there reads the password",
@@ -132,11 +135,14 @@ def _doors(settings: Settings) -> Iterator[Finding]:
 
 
 def _bare_host(url: str) -> str:
-    """The host of a URL that asks for no encryption and leaves this machine; else nothing."""
+    """The first host of a URL that asks for no encryption and leaves this machine; else nothing."""
     parts = urlsplit(url)
-    encrypted = parts.scheme == "rediss" or parse_qs(parts.query).get("sslmode", [""])[0] in _ENCRYPTED
-    host = parts.hostname or ""
-    return "" if encrypted or host in _THIS_MACHINE else host
+    query = parse_qs(parts.query)
+    if parts.scheme == "rediss" or query.get("sslmode", [""])[0] in _ENCRYPTED:
+        return ""
+    # PostgreSQL takes hosts, and directories of sockets, as a parameter too.
+    hosts = query["host"][0].split(",") if "host" in query else [parts.hostname or ""]
+    return next((host for host in hosts if not tls.is_here(host)), "")
 
 
 def _extras(settings: Settings) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
-"""A worker starts only on a schema that it can work with: its own, or a newer one.
+"""Workers and the exporter start only on a schema that they can work with: their own, or a newer one.
 
 A newer one is what every worker meets while an upgrade goes on: migrations only add, until no old worker is left
-(docs/upgrades.md). An older one lacks what this code writes, and each of its batches would fail.
+(docs/upgrades.md). An older one lacks what this code writes and reads: each batch and each page would fail.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ log = get_logger(__name__)
 def require_schema(database_url: str) -> None:
     """End this process in one line, with exit code 1, if the database is empty or older than this code.
 
-    A database that does not answer is no reason: a worker waits for its servers.
+    A database that does not answer is no reason: a worker waits for its servers, the exporter says that they are away.
     """
-    engine = make_engine(database_url, application="nightshift worker start")
+    engine = make_engine(database_url, application="nightshift start")
     try:
         check_database(engine)
         check_schema(engine, newer=True)

@@ -43,6 +43,7 @@ def test_sound_settings_are_one_good_finding() -> None:
         ("notify_secret", "error", {"notify_secret": "short"}),
         ("flower_control", "warning", {"flower_control": True, "host": "10.0.0.1"}),
         ("database_url", "warning", {"database_url": "postgresql://u:hush@db.example.org/n"}),
+        ("database_url", "warning", {"database_url": "postgresql://u:hush@/n?host=127.0.0.1,db.example.org"}),
         ("redis_url", "warning", {"redis_url": "redis://:hush@redis.example.org/0"}),
         ("cache_url", "warning", {"cache_url": "redis://:hush@cache.example.org/0"}),
     ],
@@ -54,13 +55,18 @@ def test_each_contradiction_is_found_with_its_remedy(check: str, severity: str, 
     assert "\n" not in finding.detail + finding.remedy
 
 
-def test_encrypted_and_near_servers_are_no_finding() -> None:
+def test_encrypted_and_near_servers_are_no_finding(tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.touch()
     near = {"database_url": "postgresql://u:p@127.0.0.1/n", "redis_url": "redis://localhost/0"}
     far = {
         "database_url": "postgresql://u:p@db.example.org/n?sslmode=verify-full",
         "redis_url": "rediss://r.example.org/0",
     }
-    for urls in (near, far):
+    # With an authority a server elsewhere is spoken to by TLS alone, whatever the URL leaves out.
+    vouched = {"database_url": "postgresql://u:p@db.example.org/n", "tls_ca": authority}
+    sockets = {"database_url": "postgresql://u:p@/n?host=/run/postgresql", "redis_url": "redis://127.0.0.2/0"}
+    for urls in (near, far, vouched, sockets):
         assert [finding.severity for finding in of(**urls)] == [Severity.OK]
 
 

@@ -1,4 +1,8 @@
-"""`python -m workers.exporter`: serve the pages until SIGTERM."""
+"""`python -m workers.exporter`: serve the pages until SIGTERM.
+
+It starts where a worker would: on a schema that this code knows, with the libraries that the settings ask for. Servers
+that are away are no reason not to start: the pages say so.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,10 @@ from core.settings import get_settings
 from workers.app import environment_urls, make_app
 from workers.exporter.watcher import Watcher
 from workers.exporter.web import make_web, require_protection
+from workers.extras import open_error_reports, require_extras
 from workers.health import worker_names
 from workers.ports import listen
+from workers.schema_check import require_schema
 
 # The longest is the dry run of everybody's days; nobody waits longer for a page.
 _LIMITS = SessionLimits(statement=timedelta(seconds=60), lock=timedelta(seconds=10))
@@ -27,8 +33,11 @@ def main() -> int:
     try:
         settings = get_settings()
         configure_logging(settings)
+        require_extras(settings)
         require_protection(settings)
         urls = environment_urls(settings)
+        open_error_reports(settings)
+        require_schema(urls.database_url)
         socket = listen(settings.host, settings.exporter_port, "NIGHTSHIFT_EXPORTER_PORT")
         engine = make_engine(urls.database_url, application="nightshift exporter", pool_size=2, limits=_LIMITS)
         app = make_app(settings, urls.redis_url)
