@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import redis
@@ -18,9 +19,9 @@ from workers.embedded import EmbeddedServers, ServerUrls
 
 # Files that take longest, by their processor time. They begin first: at the end, one test process would wait for them.
 LONGEST = (
-    "tests/chaos/test_shutdown.py",
-    "tests/integration/test_cli_stack.py",
     "tests/chaos/test_seeds.py",
+    "tests/integration/test_cli_stack.py",
+    "tests/chaos/test_shutdown.py",
     "tests/chaos/test_real_workers.py",
     "tests/compose/test_watched_night.py",
     "tests/compose/test_services_natively.py",
@@ -38,12 +39,15 @@ LONGEST = (
     "tests/integration/test_autoscaler.py",
     "tests/chaos/test_hosts.py",
     "tests/integration/test_canaries.py",
-    "tests/integration/test_tls.py",
+    "tests/integration/test_tls_servers.py",
     "tests/integration/test_bench_reprocess.py",
     "tests/integration/test_stack.py",
     "tests/chaos/test_poison.py",
     "tests/chaos/test_reprocess.py",
     "tests/integration/test_bench_peers.py",
+    "tests/unit/engine/test_oracle_parity.py",
+    "tests/unit/engine/test_against_bt.py",
+    "tests/unit/engine/test_real_data.py",
     "tests/integration/test_bench_night.py",
     "tests/integration/test_bench_beside.py",
     "tests/integration/test_reprocess_beside.py",
@@ -57,6 +61,20 @@ LONGEST = (
 
 _numbers = itertools.count(1)
 _REDIS_DATABASES = 16
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported for the tests stays: to look for garbage in it, now and in each test, takes a third longer."""
+    # When it is imported it asks who refers to an object, which of frozen ones nobody can say.
+    import hypothesis  # noqa: F401
+
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
