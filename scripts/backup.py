@@ -72,7 +72,7 @@ def list_(json: Json = False) -> None:
 
 @app.command()
 def verify(name: Name = "latest", json: Json = False) -> None:
-    """Restore a backup into a scratch database and compare every row with what was backed up."""
+    """Restore a backup beside and compare every row. The scratch database goes afterwards."""
     from services.backup_verify import verify as prove
     from workers.backup_scratch import scratch_of
 
@@ -93,7 +93,7 @@ def restore(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Put a backup in the place of the database, once it is proven equal."""
+    """Put a proven backup in the place of the database."""
     from services.backup_restore import restore as put_back
 
     started = time.perf_counter()
@@ -121,7 +121,7 @@ def restore(
 
 @app.command()
 def base(json: Json = False) -> None:
-    """Copy the whole cluster for recovery to any moment; needs NIGHTSHIFT_WAL_ARCHIVE."""
+    """Copy the whole cluster, for recovery to any moment. Needs NIGHTSHIFT_WAL_ARCHIVE."""
     from core.clock import utc_now
     from workers.point_in_time import base_backup
 
@@ -140,7 +140,7 @@ def recover(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Take the embedded server, which must not run, to a moment of its past."""
+    """Take the embedded server to a moment of its past. It must not run."""
     from core.clock import utc_now
     from core.settings import get_settings
     from workers.point_in_time import recover as go_back

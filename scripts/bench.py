@@ -41,7 +41,7 @@ def peers(
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes of each.")] = None,
     json: Json = False,
 ) -> None:
-    """How much faster that is than a Celery task for each user, or for a hundred, or tasks that do nothing."""
+    """How much faster that is than a Celery task a user. Also a task for a hundred, and tasks that do nothing."""
     from benchmarks.peers.measure import measure_peers
 
     _measure(measure_peers, workers, as_json=json, users=users, peer_users=peer_users, nights=nights)
@@ -55,7 +55,7 @@ def reprocess(
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
     json: Json = False,
 ) -> None:
-    """How long work takes that is done again: of one simulation, of all users; and a night that comes meanwhile."""
+    """How long work takes that is done again. Of one simulation, of all users; and a night that comes meanwhile."""
     from benchmarks.reprocess import measure_reprocess
 
     _measure(measure_reprocess, workers, as_json=json, users=users, days=days, repeats=repeats)
@@ -68,7 +68,7 @@ def prices(
     windows: Annotated[int, typer.Option(min=1, max=200, help="Windows to measure, after two to warm up.")] = 12,
     json: Json = False,
 ) -> None:
-    """How long a window of prices takes, from the parsed answer to committed and cached; and with the ORM."""
+    """How long a window of prices takes. From the parsed answer to committed and cached; and with the ORM."""
     from benchmarks.prices import measure_prices
 
     _measure(measure_prices, None, as_json=json, symbols=symbols, peer_symbols=peer_symbols, windows=windows)
@@ -111,7 +111,7 @@ def pages(
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes, which are idle.")] = None,
     json: Json = False,
 ) -> None:
-    """How long each page of the status page takes, and Prometheus' scrape."""
+    """How long the pages and Prometheus' scrape take."""
     from benchmarks.pages import measure_pages
 
     _measure(measure_pages, workers, as_json=json, users=users, runs=runs)
@@ -124,7 +124,7 @@ def backups(
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
     json: Json = False,
 ) -> None:
-    """How long a backup takes to make, to prove and to restore where everything is gone; 1 unless all is equal."""
+    """How long a backup takes to make, prove and restore. Exit code 1 unless all is equal."""
     from benchmarks.backups import measure_backups
 
     _measure(measure_backups, workers, as_json=json, users=users, nights=nights)
@@ -135,7 +135,7 @@ def alerts(
     only: Annotated[list[str] | None, typer.Option(help="This alert, e.g. BeatSilent; repeatable.")] = None,
     json: Json = False,
 ) -> None:
-    """Provoke every alert on a stack of its own, with Prometheus and Alertmanager; 1 if one does not fire or clear."""
+    """Provoke every alert on a stack of its own. With Prometheus and Alertmanager; 1 if one does not fire or clear."""
     from benchmarks.alerts.measure import measure_alerts, pace
     from core.log import configure_logging
     from core.settings import get_settings
@@ -165,7 +165,7 @@ def years(
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
     json: Json = False,
 ) -> None:
-    """Whether tables, partitions and the time of a night level off over the years, and nothing needed goes."""
+    """Whether everything levels off over the years. Tables, partitions, the time of a night; nothing needed goes."""
     from benchmarks.years import measure_years
 
     _measure(measure_years, workers, as_json=json, users=users, nights=nights)
@@ -178,7 +178,7 @@ def partitions(
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
     json: Json = False,
 ) -> None:
-    """How long a night takes beside a thousand partitions, and beside a hundred."""
+    """How long a night takes beside a thousand partitions. And beside a hundred."""
     from benchmarks.years import measure_partitions
 
     _measure(measure_partitions, workers, as_json=json, users=users, nights=nights)
@@ -186,7 +186,7 @@ def partitions(
 
 @app.command()
 def scaling(json: Json = False) -> None:
-    """How many workers would have been wanted, over recorded nights and reprocessing: neither flapping nor late."""
+    """How many workers would have been wanted. Over recorded nights and reprocessing: neither flapping nor late."""
     from benchmarks.scaling import measure_scaling
     from core.settings import get_settings
 
@@ -212,7 +212,7 @@ def tables(
     users: Annotated[int, typer.Option(min=100, help="Users of the largest night.")] = 1_000_000,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
 ) -> None:
-    """Everything that docs/performance.md claims, as its tables; about eleven minutes."""
+    """All tables of docs/performance.md: about eleven minutes."""
     from benchmarks.tables import tables as measured_tables
     from core.settings import get_settings
 

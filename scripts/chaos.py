@@ -25,7 +25,7 @@ def chaos(
     logs: Annotated[Path | None, typer.Option(help="Keep the logs of all processes in this directory.")] = None,
     json: Json = False,
 ) -> None:
-    """Run nights under faults drawn from a seed; fail unless the tables equal those of nights without."""
+    """Run nights under faults drawn from a seed. Fails unless the tables equal those of nights without."""
     from benchmarks.chaos.night import run_seed
     from core.log import configure_logging
     from core.settings import get_settings

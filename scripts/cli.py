@@ -6,7 +6,7 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
@@ -117,7 +117,7 @@ def check_redis(url: str) -> None:
         with redis_client(url) as client:
             client.ping()
     except ValueError:
-        raise UsageError("NIGHTSHIFT_REDIS_URL is not a URL like redis://:password@host:6379/0") from None
+        raise UsageError("NIGHTSHIFT_REDIS_URL is not a URL like redis://host:6379/0") from None
 
 
 def answering_workers(servers: Servers) -> list[str]:
@@ -174,38 +174,38 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
-    """A table on stdout. Columns whose name ends in `>` are aligned right; cells are text, never markup."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    title: str | None = None,
+    spare: Sequence[str] = (),
+    empty: str | None = None,
+) -> None:
+    """A table on stdout, readable at any width. Columns whose name ends in `>` are aligned right.
 
-    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for column in columns:
-        right = column.endswith(">")
-        table.add_column(column.removesuffix(">"), justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell(value)) for value in row))
-    console().print(table)
+    Args:
+        columns: their names.
+        rows: cells are text, never markup.
+        title: above it.
+        spare: columns that a narrow terminal does without, the first of them first; a note says which.
+        empty: said instead, on stderr, where there are no rows.
+    """
+    from scripts.tables import print_rows
+
+    if empty is not None and not rows:
+        note(empty)
+        return
+    left_out = print_rows(console(), columns, rows, title=title, spare=spare)
+    if left_out:
+        note(f"left out for width: {', '.join(left_out)} (a wider terminal or --json shows them)")
 
 
 def cell(value: Any) -> str:
     """A value as people read it."""
-    if value is None:
-        return "–"
-    for kinds, write in _CELLS:
-        if isinstance(value, kinds):
-            return write(value)
-    return str(value)
+    from scripts.tables import cell as written
 
-
-# The first that fits: a bool is an int, and a datetime a date.
-_CELLS: tuple[tuple[tuple[type, ...], Callable[[Any], str]], ...] = (
-    ((bool,), lambda value: "yes" if value else "no"),
-    ((datetime,), lambda value: f"{value:%Y-%m-%d %H:%M:%S}"),
-    ((Decimal, float), lambda value: f"{value:,.2f}"),
-    ((int,), lambda value: f"{value:,}"),
-)
+    return written(value)
 
 
 @contextmanager

@@ -69,6 +69,8 @@ def digest(
         print_json(result)
         return
     print_table(["day", "digest", "rows>"], [[result.day, result.digest, result.rows]])
+    if result.rows == 0:
+        note(f"there are no rows of {result.day}")
     if result.reprocessed_by:
         runs = ", ".join(map(str, result.reprocessed_by))
         note(f"done again by run {runs}: the night's own run says what it wrote before that")
@@ -85,7 +87,7 @@ def roles(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Make the roles of workers, exporter, dashboards and migrations, give each its rights, and say what they may.
+    """Make the database roles, and say what each may.
 
     As a superuser at first; later also as nightshift_owner. After each migration again, for what it brought.
     """

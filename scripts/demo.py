@@ -37,7 +37,7 @@ def demo(
         bool, typer.Option("--exit", envvar="DEMO_EXIT", help="Stop at the end instead of staying up.")
     ] = False,
 ) -> None:
-    """Thirty nights of sample users on real prices, with the whole stack; then stay up until Ctrl-C."""
+    """Thirty nights of sample users on real prices. The whole stack then stays up until Ctrl-C."""
     from scripts.up import full_stack, refuse_second, show_addresses
 
     if not SAMPLES.is_file():

@@ -36,7 +36,7 @@ def doctor(json: Json = False) -> None:
         print_json({"ok": errors == 0, "errors": errors, "warnings": warnings, "findings": findings})
     else:
         _show(findings)
-        note(f"{errors} errors, {warnings} warnings, {len(findings) - errors - warnings} checks passed")
+        note(f"errors: {errors}, warnings: {warnings}, checks passed: {len(findings) - errors - warnings}")
     if code := exit_code(findings):
         raise typer.Exit(code)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 from typer.exceptions import TyperException
@@ -10,6 +11,8 @@ from core.errors import NightshiftError, ServerUnreachableError
 
 FAILED, UNREACHABLE = NightshiftError.exit_code, ServerUnreachableError.exit_code
 
+# Of a file, the error would have its name: without one, it was stdout.
+_UNWRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # SQLSTATE classes that say that the server, not the statement, is the matter: connection, resources, operator.
 _SERVER_STATES = ("08", "53", "57P")
 
@@ -32,6 +35,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return known
     if isinstance(error, OSError) and error.filename:
         return FAILED, f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in _UNWRITTEN:
+        return FAILED, f"what this printed was not written whole: {error.strerror}"
     return FAILED, f"{type(error).__name__}: {_first_line(error)} (nightshift --debug … shows where)"
 
 

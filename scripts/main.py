@@ -6,9 +6,12 @@ else to stderr. The modules of the commands import what they need when they are 
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -87,12 +90,15 @@ def _globals(
 
 def main() -> None:
     """The console script. Never returns."""
+    # Whatever garbage there is at the end, the system takes back sooner than we find it.
+    atexit.register(gc.freeze)
     sys.exit(call(sys.argv[1:]))
 
 
 def call(arguments: list[str]) -> int:
     """Run one command line; its exit code. Prints at most one line about an error."""
     _debug.clear()
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # A terminal without UTF-8 shows a question mark instead of failing.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
@@ -102,9 +108,12 @@ def call(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read stdout has seen enough. What is still buffered must not be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _reader_left()
+    except SystemExit as left:
+        # Typer and Rich end the process themselves where a pipe broke in the middle of the output.
+        if isinstance(left.__context__, BrokenPipeError):
+            return _reader_left()
+        raise
     except Exception as error:  # noqa: BLE001 - the edge: everything becomes one line and an exit code
         if any(_debug):
             traceback.print_exc()
@@ -112,6 +121,19 @@ def call(arguments: list[str]) -> int:
         sys.stderr.write(f"nightshift: {line}\n")
         return code
     return code if isinstance(code, int) else 0
+
+
+def _open_closed_streams() -> None:
+    """`>&-` and `2>&-` leave no stream at all; what would go there goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+
+
+def _reader_left() -> int:
+    # Whoever read stdout has seen enough. What is still buffered must not be written at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return 0
 
 
 if __name__ == "__main__":

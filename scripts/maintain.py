@@ -18,7 +18,7 @@ def maintain(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Make partitions ahead, drop what is no longer kept, freeze what will not change; beat does it by itself."""
+    """Make partitions ahead, drop what is no longer kept. Freeze what will not change; beat does all that by itself."""
     from core.clock import utc_now
     from services import retention
 

@@ -18,7 +18,7 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="So many at most.")] = 50,
     json: Json = False,
 ) -> None:
-    """Notifications that are not sent, the newest first: how often they were tried, and what went wrong."""
+    """Notifications that are not sent, the newest first. How often they were tried, and what went wrong."""
     from core.database import session_scope
     from services.notify_outbox import list_outbox
 

@@ -15,18 +15,21 @@ if TYPE_CHECKING:
 
 
 def schedule(json: Json = False) -> None:
-    """Each schedule: when it last ran, how that ended, when it runs next."""
+    """Each schedule: its last run, how that ended, the next."""
     from core.clock import utc_now
     from core.database import session_scope
     from services.scheduler import scheduler_status
 
     with connected() as servers, session_scope(servers.engine) as session:
         now = utc_now()
-        found = [view.as_json() for view in scheduler_status(session, now=now, settings=servers.settings)]
+        found = scheduler_status(session, now=now, settings=servers.settings)
     if json:
-        print_json({"now": now, "schedules": found})
-    elif found:
-        print_table(list(found[0]), [list(view.values()) for view in found])
+        print_json({"now": now, "schedules": [view.as_json() for view in found]})
+    else:
+        print_table(
+            ["name", "every", "last run, UTC", "result", "error", "next run, UTC"],
+            [[view.name, view.every, view.last_run, view.result, view.error, view.next_run] for view in found],
+        )
 
 
 def health(json: Json = False) -> None:
@@ -56,7 +59,7 @@ def health(json: Json = False) -> None:
 
 
 def cancel(run: Annotated[int, typer.Argument(help="The run's id.")], json: Json = False) -> None:
-    """Cancel a run: no further batch of it is begun; what is committed stays."""
+    """Cancel a run. No further batch of it is begun; what is committed stays."""
     from core.clock import utc_now
     from core.database import session_scope
     from services.completion import finish_runs
@@ -80,7 +83,7 @@ def cancel(run: Annotated[int, typer.Argument(help="The run's id.")], json: Json
 
 
 def pause(run: Annotated[int, typer.Argument(help="The run's id.")], json: Json = False) -> None:
-    """Pause a reprocess: batches in work end, no other is begun until it is resumed. Nights cannot be paused."""
+    """Pause a reprocess until it is resumed. Batches in work end, no other is begun. Nights cannot be paused."""
     from core.clock import utc_now
     from core.database import session_scope
     from services.run_control import pause_run, replaced_by

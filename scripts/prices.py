@@ -65,7 +65,7 @@ def _report(rejected: list[BadRow]) -> None:
 
 @app.command()
 def latest(symbol: str, json: Json = False) -> None:
-    """The newest close of a symbol; where a source follows it, its newest price, and its last day and month."""
+    """The newest close of a symbol. Where a source follows it, its newest price, and its last day and month."""
     from core.clock import utc_now
     from core.database import session_scope
     from models.ticks import from_ticks

@@ -21,7 +21,7 @@ def correct(
     wait: Annotated[bool, typer.Option("--wait", help="Until everything that used the old one is done again.")] = False,
     json: Json = False,
 ) -> None:
-    """Correct a close, and do again exactly the simulations that may depend on it."""
+    """Correct a close, and do again what depends on it. Exactly the simulations that may."""
     from core.clock import utc_now
     from core.database import session_scope
     from scripts.run import publish_and_wait
@@ -56,7 +56,7 @@ def held(
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 100,
     json: Json = False,
 ) -> None:
-    """Prices that jumped too far to be believed: list them, or decide about one."""
+    """Prices that jumped too far to be believed. Lists them, or decides about one."""
     from core.clock import utc_now
     from core.database import session_scope
     from services.decisions import accept_held, reject_held
@@ -87,4 +87,6 @@ def held(
             ]
             for one in found
         ],
+        spare=("by", "allowed %>", "kind"),
+        empty="no price is held" if everything else "no held price waits for a decision",
     )  # fmt: skip

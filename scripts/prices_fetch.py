@@ -82,7 +82,7 @@ def _tell(summary: FetchSummary, *, enabled: bool, as_json: bool) -> None:
 
 
 def sources(json: Json = False) -> None:
-    """The sources that prices come from: what they allow, what they follow, how they answer."""
+    """The sources that prices come from. What they allow, what they follow, how they answer."""
     from core.database import session_scope
     from price_sources.registry import KNOWN, limits_of
     from price_sources.registry import sources as enabled_sources

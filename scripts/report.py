@@ -27,7 +27,7 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is no report.")] = False,
     json: Json = False,
 ) -> None:
-    """Write a self-contained HTML report about a simulation, a run or the platform; or print its figures."""
+    """Write a report about a simulation, a run or all users. One self-contained HTML file; or its figures as JSON."""
     from core.clock import utc_now
     from core.database import session_scope
 

@@ -11,7 +11,7 @@ from scripts.page import Block, Facts, Key, Page, Plot, Table
 from scripts.page_text import days, money, percent, seconds
 from scripts.plots_kinds import Span, bar_plot, span_plot, step_plot
 from services.report_run import RunFigures, Spread, WorkerShare, stage_seconds
-from services.runs import BatchView
+from services.runs import BatchView, RunView
 
 MOST_BATCHES, MOST_SLOWEST, MOST_SPANS = 200, 10, 2_000
 _COLOURS = {"done": "c0", "retried": "c3", "split": "c1", "failed": "bad"}
@@ -48,11 +48,15 @@ def run_page(data: RunFigures) -> Page:
         Facts("The request", _request(data)),
     ]
     lead = f"{run.kind}, {days(run.first_day, run.day)}, by {run.requested_by}"
-    return Page(f"Run {run.id}", lead, facts, blocks, _warnings(data), _foot(run.finished_at))
+    return Page(f"Run {run.id}", lead, facts, blocks, _warnings(data), _foot(run))
 
 
-def _foot(finished: datetime | None) -> str:
-    return f"Finished {finished:%Y-%m-%d %H:%M:%S} UTC." if finished else "Not finished: these are the figures so far."
+def _foot(run: RunView) -> str:
+    if run.status == "missed":
+        return "It never began."
+    if run.finished_at is None:
+        return "Not finished: these are the figures so far."
+    return f"Finished {run.finished_at:%Y-%m-%d %H:%M:%S} UTC."
 
 
 def _warnings(data: RunFigures) -> list[str]:
@@ -60,7 +64,12 @@ def _warnings(data: RunFigures) -> list[str]:
     said = [f"The run says: {run.error}"] if run.error else []
     if run.status in ("planned", "running"):
         said.append(f"This run is {'paused' if run.paused else run.status}: its figures are those so far.")
-    if not data.batches:
+    if run.status == "missed":
+        said.append(
+            "This night was given up: its day was further back than NIGHTSHIFT_CATCH_UP_DAYS when its turn came."
+            " The next night brings the portfolios over it."
+        )
+    elif not data.batches:
         said.append("It has no batches: there was nobody to advance.")
     if data.differing:
         said.append(f"The sums over the batches differ from the run's row: {', '.join(data.differing)}.")

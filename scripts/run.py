@@ -148,9 +148,15 @@ def _publish(servers: Servers, ids: Sequence[int], *, wait: bool, new: bool) -> 
         in_flight = servers.settings.reprocess_in_flight
         count = publish_planned(servers.engine, publish, now=utc_now(), in_flight=in_flight)
         verb = "planned" if new else "found unfinished"
-        note(f"{verb} {len(ids)} run{'s' if len(ids) > 1 else ''} ({_ids(ids)}), published {count} batches")
+        # Beat's tick may have come first: then there is nothing left to publish, and nothing is amiss.
+        published = f", published {count:,} batch{'' if count == 1 else 'es'}" if count else ""
+        note(f"{verb} {len(ids)} run{'s' if len(ids) > 1 else ''} ({_ids(ids)}){published}")
         if wait:
-            wait_for(servers, ids, care=publish if servers.urls.owned else None)
+            try:
+                wait_for(servers, ids, care=publish if servers.urls.owned else None)
+            except KeyboardInterrupt:
+                note(f"interrupted; what is left of run {_ids(ids)} goes on wherever workers run: nightshift status")
+                raise
         else:
             _warn_if_nobody_works(servers)
 

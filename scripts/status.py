@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 _RUN_COLUMNS = [
     "run>", "kind", "days", "status", "users>", "done>", "seconds>", "users/s>", "rows>", "trades>", "quarantined>",
-    "equity>", "digest", "finished",
+    "equity>", "digest", "finished, UTC",
 ]  # fmt: skip
+_SPARE_RUN_COLUMNS = ("rows>", "digest", "trades>", "users/s>", "equity>", "kind", "done>", "seconds>", "users>")
 
 
 def status(
@@ -28,7 +29,7 @@ def status(
     ] = False,
     json: Json = False,
 ) -> None:
-    """What is wrong and which page says what to do; the night, queues, workers, prices. Exit code 3: Redis is away."""
+    """What is wrong, and what there is. With the runbook of each problem; exit code 3: Redis is away."""
     if live:
         from scripts.live import show_live
 
@@ -97,7 +98,8 @@ def _show_runs(run: int | None, *, json: bool) -> None:
 
 def print_runs(runs: Sequence[RunView]) -> None:
     """The table of runs."""
-    print_table(_RUN_COLUMNS, [_run_row(view) for view in runs])
+    rows = [_run_row(view) for view in runs]
+    print_table(_RUN_COLUMNS, rows, spare=_SPARE_RUN_COLUMNS, empty="there are no runs yet: nightshift run")
 
 
 def _run_row(run: RunView) -> list[object]:
@@ -127,6 +129,7 @@ def batches(run: Annotated[int, typer.Argument(help="The run's id.")], json: Jso
             ]
             for b in found
         ],
+        spare=("rows>", "trades>", "worker"),
     )  # fmt: skip
 
 
@@ -148,4 +151,6 @@ def quarantine(
             [str(q.user_id), str(q.simulation_id or "all"), q.day, q.reason, q.detail, str(q.run_id or "–")]
             for q in found
         ],
+        spare=("run>",),
+        empty="nobody is in quarantine",
     )

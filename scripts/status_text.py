@@ -56,7 +56,6 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     for source in status.windows:
         yield "source", _source(source)
     yield "quarantine", f"{status.quarantined:,}"
-    yield "alerts", f"{len(status.alerts):,}" if status.alerts else "none"
     for alert in status.alerts:
         yield "alert", f"{alert.kind} since {cell(alert.raised_at)}: {alert.detail}"
     yield "beat", f"last tick {cell(status.last_tick)}" + (f": {status.last_tick_result}" if status.last_tick else "")

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 def up(
     workers: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Pool processes of the simulations worker.")
+        int | None,
+        typer.Option(min=1, max=256, help="Processes of the simulations worker; one a core unless given."),
     ] = None,
     monitoring: Annotated[
         bool, typer.Option("--monitoring", help="Prometheus and Alertmanager too, where they are installed.")
     ] = False,
 ) -> None:
-    """Run servers (unless others are set), workers, beat, Flower and the exporter until Ctrl-C."""
+    """Run the whole stack until Ctrl-C. Servers (unless others are set), workers, beat, Flower and the exporter."""
     from core.settings import get_settings
     from workers.exporter.web import require_protection
 

@@ -68,7 +68,7 @@ def span(seconds: float) -> str:
         return f"{whole // 60} min"
     if whole < 172_800:
         return f"{whole // 3_600} h {whole % 3_600 // 60} min"
-    return f"{whole // 86_400} days"
+    return f"{whole // 86_400:,} days"
 
 
 def _redis_away(seen: Observed, _: float) -> Iterator[str]:

@@ -86,6 +86,7 @@ def test_the_figures_are_those_of_the_tables(shell: Shell, reported: Engine) -> 
 
 def test_what_cannot_be_reported_is_one_line_or_a_sentence(shell: Shell, tmp_path: Path) -> None:
     assert "no simulation 999" in shell.refused("report", "--simulation", 999, "--json")
+    assert f"no simulation {10**20}" in shell.refused("report", "--simulation", 10**20, "--json")
     assert "no run 999" in shell.refused("report", "--run", 999, "--out", "a.html")
     assert "--json" in shell.refused("report", "--platform")
     assert "one of --simulation or --run or --platform" in shell.refused("report", "--platform", "--run", 1, "--json")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer import Context
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from core.errors import UsageError
 from scripts.cli import parse_day
 from scripts.errors import explain
+from scripts.main import app
 from tests.support.cli import ROOT, Shell, command, environment
 from workers.server_process import free_port
 
@@ -136,6 +143,38 @@ def test_a_reader_that_leaves_early_is_no_error(home: Path) -> None:
     assert process.stderr is not None
     with process, process.stderr as errors:
         assert errors.read() == ""
+    assert process.returncode == 0
+
+
+def test_streams_that_are_closed_are_no_error(home: Path) -> None:
+    line = shlex.join(command("--help"))
+    done = subprocess.run(["sh", "-c", f"{line} >&- 2>&-"], env=environment(home), check=False)
+    assert done.returncode == 0
+
+
+def test_an_output_that_finds_no_room_is_one_line() -> None:
+    code, line = explain(OSError(errno.ENOSPC, "No space left on device"))
+    assert code == 1
+    assert line == "what this printed was not written whole: No space left on device"
+
+
+def _groups(group: TyperGroup, path: str = "nightshift") -> Iterator[tuple[str, TyperGroup]]:
+    yield path, group
+    for name, command_ in group.commands.items():
+        if isinstance(command_, TyperGroup):
+            yield from _groups(command_, f"{path} {name}")
+
+
+def test_the_lists_of_commands_say_whole_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    whole = get_command(app)
+    assert isinstance(whole, TyperGroup)
+    lists = {path: group.get_help(Context(group, info_name=path)) for path, group in _groups(whole)}
+    assert {"nightshift", "nightshift prices"} <= set(lists)
+    cut = [
+        line for text in lists.values() for line in text.splitlines() if line.startswith("  ") and line.endswith("...")
+    ]
+    assert cut == [], "the first sentence of a command's docstring fits on a line"
 
 
 def test_days_are_written_one_way() -> None:
