@@ -81,6 +81,8 @@ def seen(servers: ServerUrls, tmp_path_factory: pytest.TempPathFactory) -> Itera
             if shutil.which("prometheus"):
                 scraper = scraping.enter_context(prometheus(night.exporter, home))
             start = utc_now().timestamp()
+            if scraper is not None:
+                _scraped(scraper)
             night.stands_still()
             agree(night, "in the middle")
             night.kill_workers_and_exporter()
@@ -97,6 +99,13 @@ def seen(servers: ServerUrls, tmp_path_factory: pytest.TempPathFactory) -> Itera
         engine.dispose()
     for role in reversed(ROLES):
         execute(servers.database_url, f"DROP ROLE {role.name}")
+
+
+def _scraped(scraper: Prometheus) -> None:
+    """Wait until what will grow was seen before it did: without that there is no rate."""
+    wait_until(
+        lambda: scraper.at("nightshift_price_cache_hits_total", utc_now().timestamp()), what="Prometheus' first scrape"
+    )
 
 
 def over(scraper: Prometheus) -> float:
