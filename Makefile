@@ -15,10 +15,11 @@ SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_in
 PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11 python3; do \
 	if command -v $$name >/dev/null 2>&1 && $$name -c '$(SUPPORTED)' >/dev/null 2>&1; then echo $$name; break; fi; done)
 
-# Two test processes fit the smallest machine we care about; a file stays in one process, so that a fixture of a
-# module (servers, a filled database) is built once. The files begin in the order of tests/conftest.py: the longest first.
+# Three test processes keep two cores busy: a third of what the tests do is wait for processes that start and end. A file
+# stays in one process, so that a fixture of a module (servers, a filled database) is built once. The files begin in the
+# order of tests/conftest.py: the longest first.
 # PYTEST_ARGS adds options or names files.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 PYTEST_ARGS ?=
 ARGS ?=
 MAX_LINES := 400

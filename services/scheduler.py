@@ -88,6 +88,15 @@ def _nightly(session: Session, now: datetime, settings: Settings) -> ScheduleVie
     return ScheduleView("nightly", _pace(settings), row.finished_at or row.created_at, result, row.error, moment)
 
 
+def next_night(session: Session, *, now: datetime, settings: Settings) -> tuple[date, datetime]:
+    """The first night that is not due yet, and when it will be. Where days pass faster, the one after the newest."""
+    every = settings.dev_night_every
+    row = session.execute(_NIGHTS).one_or_none() if every is not None else None
+    if every is None or row is None or row.first_start is None:
+        return next_due(now, settings.nightly_at)
+    return row.day + timedelta(days=1), _next_dev_night(row.first_start, row.day, row.began_at, every)
+
+
 def _next_dev_night(first_start: date, newest: date, began_at: datetime, every: timedelta) -> datetime:
     """When the day after `newest` becomes due, where `first_start` was due at `began_at` and each day `every` later."""
     return began_at + ((newest - first_start).days + 1) * every

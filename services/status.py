@@ -15,12 +15,12 @@ from sqlalchemy import Engine, text
 from core.database import session_scope
 from core.queues import Queue
 from core.settings import Settings
-from schedules.calendar import next_due
 from services.alerts import AlertView, active_alerts
 from services.observed import observe
 from services.problems import Problem, find_problems
 from services.runs import RunView, count_quarantine, newest_nightly
 from services.scaling_inputs import desired_workers
+from services.scheduler import next_night
 from services.window_states import WindowState
 
 # Somebody waits for it: a database that hangs is told of rather than waited for.
@@ -77,12 +77,12 @@ def read_status(
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the database is away or does not answer in time.
     """
-    day, due = next_due(now, settings.nightly_at)
     served = Counter(queue for queues in workers.values() for queue in queues)
     with session_scope(engine) as session:
         session.execute(_PATIENCE)
         seen = observe(session, redis_url, served, now=now, settings=settings)
         row = session.execute(_COUNTS).one()
+        day, due = next_night(session, now=now, settings=settings)
         return Status(
             now=now,
             problems=find_problems(seen),

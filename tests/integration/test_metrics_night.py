@@ -9,8 +9,10 @@ from sqlalchemy import Engine
 
 from core.database import session_scope
 from core.settings import Settings
+from services.health import check_health
 from services.metrics_night import NightMetrics, night_metrics
-from tests.support.exporter import NOW, exporter, scrape
+from services.scheduler import next_night
+from tests.support.exporter import AWAY, NOW, exporter, scrape
 from tests.support.nights import change, settings
 
 DAY = date(2024, 3, 4)
@@ -121,3 +123,21 @@ def test_in_development_nights_fall_due_every_so_often(engine: Engine, minutes: 
     assert found.start_delay == max(0, minutes - 2) * 60
     assert found.due["1d"] == sum(2 * number + 0.5 <= minutes for number in range(10))
     assert found.in_time["1d"] == (minutes > 0)
+    change(engine, "INSERT INTO users (name) VALUES ('a')")
+    change(
+        engine,
+        "INSERT INTO simulations (user_id, strategy, start_day, initial_cash, params, asset_ids, weights_ppm)"
+        " VALUES (1, 1, :day, 1, '{0}', '{1}', '{1}')", day=DAY,
+    )  # fmt: skip
+    with session_scope(engine) as session:
+        assert next_night(session, now=NOW, settings=quick) == (DAY + timedelta(days=1), began + timedelta(minutes=2))
+        assert next_night(session, now=DUE, settings=settings()) == (DAY + timedelta(days=1), DUE + timedelta(days=1))
+
+
+def test_in_development_no_close_is_too_old(engine: Engine) -> None:
+    change(engine, "INSERT INTO assets (symbol) VALUES ('A')")
+    change(engine, "INSERT INTO closes (day, asset_id, close, source) VALUES (:day, 1, 1, 'test')", day=DAY)
+    years_later = NOW + timedelta(days=1000)
+    for configured, well in ((settings(), False), (settings(dev_night_every=timedelta(minutes=2)), True)):
+        found = check_health(engine, AWAY, list, now=years_later, settings=configured)
+        assert {check.name: check.ok for check in found.checks}["prices"] == well
