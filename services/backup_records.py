@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, TextClause, text
 
 from core.database import driver_connection, session_scope
 from core.errors import NightshiftError
@@ -29,7 +29,10 @@ _END_LEFTOVERS = text(
 _INTERRUPTED = text(
     "UPDATE backups SET state = 'failed', finished_at = :now, error = 'it was interrupted' WHERE state = 'running'"
 )
-_BEGIN = text("INSERT INTO backups (place, name, state, started_at) VALUES (:place, :name, 'running', :now)")
+_BEGIN = text(
+    "INSERT INTO backups (place, name, state, started_at) VALUES (:place, :name, 'running', :now)"
+    " ON CONFLICT (place, name) DO NOTHING"
+)
 _DONE = text(
     "UPDATE backups SET state = 'done', finished_at = :now, bytes = :bytes, error = NULL"
     " WHERE place = :place AND name = :name"
@@ -107,9 +110,9 @@ class Record:
         self._engine = engine
         self._key = {"place": place, "name": name}
 
-    def begin(self, *, now: datetime) -> None:
-        """It is being made."""
-        self._write(_BEGIN, now=now)
+    def begin(self, *, now: datetime) -> bool:
+        """It is being made; False, and nothing is written, if there is one of this name."""
+        return self._write(_BEGIN, now=now) == 1
 
     def done(self, size: int, *, now: datetime) -> None:
         """It is complete; `size` in bytes."""
@@ -135,9 +138,9 @@ class Record:
         """It is gone."""
         self._write(_REMOVED)
 
-    def _write(self, statement: object, **values: object) -> None:
-        with session_scope(self._engine) as session:
-            session.execute(statement, self._key | values)  # type: ignore[call-overload] # one of the texts above
+    def _write(self, statement: TextClause, **values: object) -> int:
+        with self._engine.begin() as connection:
+            return connection.execute(statement, self._key | values).rowcount
 
 
 def _line(error: BaseException) -> str:

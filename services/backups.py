@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ VERIFIED = "verified.json"
 FILES = "files"
 # Another process may be making it: there may be several databases that share a store.
 _ABANDONED = timedelta(days=2)
+_NEXT_SECOND, _LOOK_SECONDS = 2.0, 0.1
 _NIGHT_RUNS = text("SELECT EXISTS (SELECT FROM runs WHERE kind = 'nightly' AND status = 'running')")
 
 
@@ -93,10 +95,7 @@ class Backups:
         try:
             with one_at_a_time(engine, now=self.clock()):
                 self._wait_for_night(engine)
-                now = self.clock()
-                name = now.strftime(NAME_FORMAT)
-                record = Record(engine, self.store.place, name)
-                record.begin(now=now)
+                now, name, record = self._begun(engine)
                 try:
                     manifest = self._create(engine, name, now)
                 except BaseException as error:
@@ -110,6 +109,19 @@ class Backups:
                 return manifest
         finally:
             engine.dispose()
+
+    def _begun(self, engine: Engine) -> tuple[datetime, str, Record]:
+        """A name is a second: a second backup of the same one waits for the next."""
+        until = time.monotonic() + _NEXT_SECOND
+        while True:
+            now = self.clock()
+            name = now.strftime(NAME_FORMAT)
+            record = Record(engine, self.store.place, name)
+            if record.begin(now=now):
+                return now, name, record
+            if time.monotonic() > until:
+                raise NightshiftError(f"there is a backup {name} already, and the clock stands still")
+            time.sleep(_LOOK_SECONDS)
 
     def manifest(self, name: str) -> Manifest:
         """That of a backup; `latest` is the newest.

@@ -28,9 +28,9 @@ from workers.stack import STOP_SECONDS
 
 USERS = 60
 THEN = datetime(2022, 12, 29, 12, tzinfo=UTC)
-# As in settings.env: the sample prices end there. Everything else is compose.yaml's.
+# As in settings.env: the sample prices end there, whatever time of the day it is. Everything else is compose.yaml's.
 SETTINGS = {
-    "NIGHTSHIFT_CLOCK_OFFSET": f"-P{(utc_now() - THEN).days}D",
+    "NIGHTSHIFT_CLOCK_OFFSET": f"-PT{round((utc_now() - THEN).total_seconds())}S",
     "NIGHTSHIFT_TICK_SECONDS": "2",
     "NIGHTSHIFT_CATCH_UP_DAYS": "2",
 }

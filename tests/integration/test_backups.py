@@ -238,6 +238,17 @@ def test_there_is_one_at_a_time_and_it_waits_for_a_night(own: str, engine: Engin
         pass
 
 
+def test_two_backups_of_one_second_have_two_names(own: str, tmp_path: Path) -> None:
+    chosen = backup_settings(tmp_path)
+    first = backups_of(own, chosen).create()
+    with pytest.raises(NightshiftError, match="already, and the clock stands still"):
+        backups_of(own, chosen, clock=lambda: first.taken_at).create()
+    looks = iter([first.taken_at] * 4)
+    later = backups_of(own, chosen, clock=lambda: next(looks, first.taken_at + timedelta(seconds=1)))
+    assert later.create().name > first.name
+    assert next(looks, None) is None
+
+
 def test_with_a_key_nothing_can_be_read_or_forged(own: str, servers: ServerUrls, tmp_path: Path) -> None:
     old, key = new_key(), new_key()
     chosen = backup_settings(tmp_path, backup_key=key)

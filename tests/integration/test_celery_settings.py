@@ -74,7 +74,9 @@ def test_the_table_of_the_design_is_in_force(app: Celery) -> None:
         assert task.acks_on_failure, name
         assert task.ignore_result, name
     assert set(app.amqp.queues) == set(Queue)
-    assert {name for name in app.tasks if not name.startswith("celery.")} == set(MESSAGES)
+    # Those of the benchmark's peers belong to every app of a process that has imported them.
+    ours = {name for name in app.tasks if not name.startswith(("celery.", "peers."))}
+    assert ours == set(MESSAGES)
 
 
 def test_the_connections_are_made_with_the_options_of_the_design(app: Celery) -> None:

@@ -52,6 +52,7 @@ def scene(
     servers: ServerUrls, nights: str, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Scene]:  # fmt: skip
+    states.make_disk(monkeypatch, free=50)
     # Nobody answers here who takes long.
     for ask in (worker_names, worker_queues):
         assert ask.__kwdefaults__ is not None

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
+import pytest
 import redis
 
 from core.queues import Queue
@@ -65,11 +67,15 @@ def connections(scene: Scene) -> Iterator[None]:
 
 def disk_full(scene: Scene) -> Iterator[None]:
     (scene.home / "log").mkdir()
-    # Only this is made up: a test must not fill a disk.
-    usage = type("Usage", (), {"total": 100, "free": 10})
     with scene.patch.context() as patch:
-        patch.setattr("services.observed.shutil.disk_usage", lambda _: usage)
+        make_disk(patch, free=10)
         yield
+
+
+def make_disk(patch: pytest.MonkeyPatch, *, free: int) -> None:
+    """A disk of which so many percent are free. Only this is made up: a test must neither fill one nor need room."""
+    usage = SimpleNamespace(total=100, used=100 - free, free=free)
+    patch.setattr("services.observed.shutil.disk_usage", lambda _: usage)
 
 
 def not_started(scene: Scene) -> Iterator[None]:
