@@ -53,7 +53,10 @@ class Cipher:
         """
         try:
             pyrage.decrypt_file(str(source), str(target), self._identities)
-        except pyrage.DecryptError as error:
+        except (pyrage.DecryptError, OSError) as error:
+            # What is wrong behind the header comes as an OSError, too; one of the system's says so in its text.
+            if "(os error " in str(error):
+                raise
             raise NightshiftError(f"{source.name} cannot be decrypted with NIGHTSHIFT_BACKUP_KEY: {error}") from None
 
     def sign(self, data: bytes) -> str:

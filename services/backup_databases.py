@@ -5,6 +5,7 @@ The role needs CREATEDB and must own the database that it replaces.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -74,8 +75,8 @@ class Server:
         Raises:
             NightshiftError: the role may not.
         """
-        name = f"{self.name[: _LONGEST_NAME - len(suffix) - 1]}_{suffix}"
         with self.connect() as connection:
+            name = self._free_name(connection, suffix)
             own = connection.execute(_OWN, {"name": self.name}).scalar_one()
             options = [sql.SQL("TEMPLATE template0 ENCODING {}").format(sql.Literal(own["encoding"]))]
             for option, value in (("LC_COLLATE", own["datcollate"]), ("LC_CTYPE", own["datctype"])):
@@ -99,9 +100,10 @@ class Server:
         Raises:
             NightshiftError: the role does not own the database.
         """
-        kept = f"{self.name[: _LONGEST_NAME - len(suffix) - 1]}_{suffix}"
-        mine, theirs, aside = sql.Identifier(self.name), sql.Identifier(new), sql.Identifier(kept)
+        mine, theirs = sql.Identifier(self.name), sql.Identifier(new)
         with self.connect() as connection:
+            kept = self._free_name(connection, suffix)
+            aside = sql.Identifier(kept)
             raw = driver_connection(connection)
             try:
                 raw.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(mine))
@@ -128,6 +130,12 @@ class Server:
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
+
+    def _free_name(self, connection: sqlalchemy.Connection, suffix: str) -> str:
+        """The database's name with the suffix; numbered, where one of the same second has it already."""
+        endings = (suffix if number == 1 else f"{suffix}_{number}" for number in itertools.count(1))
+        names = (f"{self.name[: _LONGEST_NAME - len(ending) - 1]}_{ending}" for ending in endings)
+        return next(name for name in names if connection.execute(_OWN, {"name": name}).one_or_none() is None)
 
     def _enter(self) -> Engine:
         last: Exception | None = None

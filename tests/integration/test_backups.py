@@ -22,7 +22,7 @@ from sqlalchemy import Engine
 from core.database import make_engine
 from core.errors import NightshiftError, UsageError
 from services import backup_programs
-from services.backup_cipher import cipher_of, new_key
+from services.backup_cipher import Cipher, cipher_of, new_key
 from services.backup_manifest import MANIFEST, Manifest
 from services.backup_programs import find_programs
 from services.backup_records import Record, one_at_a_time
@@ -308,6 +308,18 @@ def test_the_old_are_removed_but_never_the_newest_verified(own: str, engine: Eng
     assert "not-ours" in backups.store.names()
     removed = rows(engine, "SELECT name FROM backups WHERE state = 'removed' ORDER BY name")
     assert removed == [(names[0],), (names[2],)]
+
+
+@pytest.mark.parametrize("position", [60, None], ids=["header", "middle"])
+def test_whatever_is_changed_in_an_encrypted_file_it_cannot_be_decrypted(tmp_path: Path, position: int | None) -> None:
+    cipher, plain, encrypted = Cipher([new_key()]), tmp_path / "plain", tmp_path / "encrypted"
+    plain.write_bytes(bytes(range(256)) * 1000)
+    cipher.encrypt(plain, encrypted)
+    flip(encrypted, position)
+    with pytest.raises(NightshiftError, match=r"^encrypted cannot be decrypted with NIGHTSHIFT_BACKUP_KEY: "):
+        cipher.decrypt(encrypted, tmp_path / "again")
+    with pytest.raises(OSError, match="os error"):
+        cipher.decrypt(tmp_path / "nowhere", tmp_path / "again")
 
 
 def test_a_changed_encrypted_file_is_named_even_where_its_sum_fits(

@@ -16,6 +16,7 @@ from core.database import make_engine
 from core.errors import NightshiftError
 from models.revisions import head_revision
 from services.backup_cipher import new_key
+from services.backup_databases import Server
 from services.backup_keeping import keep_backups
 from services.backup_manifest import Manifest
 from services.backup_restore import restore
@@ -259,6 +260,18 @@ def test_the_command_line_from_create_to_restore(
     restored = shell.ok("backup", "restore", "--json").json
     assert (restored["kept_as"], restored["days"]) == (None, created["days"])
     assert "there is no backup nonsense in" in shell.refused("backup", "restore", "nonsense")
+
+
+def test_a_name_of_the_same_second_is_numbered(target: str) -> None:
+    server = Server(target)
+    made = [server.create_beside("restored_now") for _ in range(2)]
+    kept = [server.swap(name, "before_now") for name in made]
+    assert [name.rsplit("restore_target_")[1] for name in (*made, *kept)] == [
+        "restored_now", "restored_now_2", "before_now", "before_now_2",
+    ]  # fmt: skip
+    for name in kept:
+        server.drop(name)
+    server.close()
 
 
 def test_a_scratch_database_beside_serves_where_no_embedded_server_can(
