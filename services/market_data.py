@@ -9,9 +9,12 @@ closes than it says, never earlier ones: the version is read first.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import psycopg
+from numpy.typing import NDArray
 
 from core.clock import day_from_number
 from engine.market import Market
@@ -21,19 +24,21 @@ from models.copy_codec import DATE, INT4, INT8, Column
 from services.copying import copy_out
 
 _COLUMNS = (Column("asset_id", INT4), Column("day", DATE), Column("close", INT8))
+# Of each asset, so many closes before the first row: whatever the range of days that a batch is asked for, its signals
+# see the same closes, so that the result cannot depend on the range.
+_WINDOW = MAX_LOOKBACK + 1
+# In which an exchange with weekends and holidays has that many. Closes lie in the table by day: to read them so takes
+# a fourth of the time of looking them up asset by asset, for fifty assets 3 ms instead of 11 to 19.
+_USUAL_DAYS = 380
 
-# The closes of the days themselves, and of each asset the newest before them that a window can reach: whatever the
-# range of days that a batch is asked for, it sees the same closes, so that the result cannot depend on the range.
-_CLOSES = """
-SELECT {columns} FROM (
-    SELECT asset_id, day, close FROM closes WHERE day BETWEEN '{first}' AND '{last}'
-    UNION ALL
-    SELECT before.asset_id, before.day, before.close
-    FROM assets CROSS JOIN LATERAL (
-        SELECT asset_id, day, close FROM closes
-        WHERE asset_id = assets.id AND day < '{first}' ORDER BY day DESC LIMIT {window}
-    ) AS before
-) AS seen
+_Closes = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]
+
+_RECENT = "SELECT {columns} FROM closes WHERE day BETWEEN '{since}' AND '{last}'"
+_OLDER = """
+SELECT {columns} FROM unnest('{{{assets}}}'::integer[]) AS lacking (id) CROSS JOIN LATERAL (
+    SELECT asset_id, day, close FROM closes
+    WHERE asset_id = lacking.id AND day < '{since}' ORDER BY day DESC LIMIT {window}
+) AS older
 """
 
 
@@ -42,20 +47,44 @@ def load_market(
 ) -> Market:
     """The market of the day numbers `days[0]..days[1]`, with the row before them, which signals need."""
     first, last = days[0] - 1, days[1]
+    since = day_from_number(first - _USUAL_DAYS)
+    recent = _read(connection, _RECENT.format(columns=gathered(_COLUMNS), since=since, last=day_from_number(last)))
+    # Behind the closes: of an asset that comes in between, there would be closes and no column.
     ids = connection.execute("SELECT id FROM assets ORDER BY id").fetchall()
     asset_ids = np.array([row[0] for row in ids], dtype=np.int32)
-    query = _CLOSES.format(
-        columns=gathered(_COLUMNS), first=day_from_number(first), last=day_from_number(last), window=MAX_LOOKBACK + 1
-    )
+    before = np.bincount(recent[0][recent[1] < first], minlength=int(asset_ids.max(initial=0)) + 1)
+    lacking = asset_ids[before[asset_ids] < _WINDOW]
+    if not len(lacking):
+        return Market.from_closes(asset_ids, (first, last), _newest(recent, first), max_stale_days)
+    assets = ",".join(map(str, lacking.tolist()))
+    query = _OLDER.format(columns=gathered(_COLUMNS), assets=assets, since=since, window=_WINDOW)
+    older = _read(connection, query)
+    closes = _sorted([np.concatenate((older[number], recent[number])) for number in range(len(_COLUMNS))])
+    return Market.from_closes(asset_ids, (first, last), _newest(closes, first), max_stale_days)
+
+
+def _read(connection: psycopg.Connection[tuple[object, ...]], query: str) -> _Closes:
+    """Asset, day number and close, each (m,), sorted by asset, then day."""
     groups = read_groups(copy_out(connection, query), _COLUMNS)
     if not groups:
         nothing = np.zeros(0, dtype=np.int32)
-        return Market.from_closes(
-            asset_ids, (first, last), (nothing, nothing, nothing.astype(np.int64)), max_stale_days
-        )
-    asset, day, close = (groups[0].values[column.name] for column in _COLUMNS)
+        return nothing, nothing, nothing.astype(np.int64)
+    return _sorted([groups[0].values[column.name] for column in _COLUMNS])
+
+
+def _sorted(columns: Sequence[NDArray[Any]]) -> _Closes:
+    asset, day, close = columns
     order = np.lexsort((day, asset))
-    return Market.from_closes(asset_ids, (first, last), (asset[order], day[order], close[order]), max_stale_days)
+    return asset[order], day[order], close[order]
+
+
+def _newest(closes: _Closes, first: int) -> _Closes:
+    """Of each asset the newest `_WINDOW` closes before the day number `first`, and all from then on."""
+    asset, day, _ = closes
+    total, before = np.bincount(asset), np.bincount(asset[day < first], minlength=int(asset.max(initial=-1)) + 1)
+    number = np.arange(len(asset)) - (np.cumsum(total) - total)[asset]
+    seen = number >= before[asset] - _WINDOW
+    return asset[seen], day[seen], closes[2][seen]
 
 
 _VERSION = "SELECT version FROM closes_version"

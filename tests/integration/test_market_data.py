@@ -1,0 +1,100 @@
+"""The market that a worker loads equals the one that slow, obvious code puts together, of any range of days."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from core.clock import day_number
+from core.database import driver_connection, session_scope
+from engine.market import Market
+from engine.strategies.base import MAX_LOOKBACK
+from services.market_data import load_market
+
+LAST = date(2026, 3, 20)
+DAYS = 900  # of history, to the day after LAST
+
+# What is traded when: the days before LAST on which an asset has a close.
+TRADED = {
+    1: range(DAYS),
+    2: [back for back in range(DAYS) if (LAST - timedelta(days=back)).weekday() < 5],
+    # Once a week: what signals see of it reaches back further than is usual.
+    3: range(3, DAYS, 7),
+    # None for a year, and before that more than enough.
+    4: range(420, DAYS),
+    # New.
+    5: range(4),
+    # One close fewer than a window in the days that are usual, and one more before them.
+    6: [*range(2, MAX_LOOKBACK + 2), 600],
+    # The same, and one on the day of the first row besides.
+    9: [*range(1, MAX_LOOKBACK + 2), 600],
+    # None at all: 7. Only after the days that are asked for: 8.
+    8: [-1],
+}
+ASSETS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 1000)
+Closes = list[tuple[int, date, int]]
+
+
+@pytest.fixture
+def closes(engine: Engine) -> Closes:
+    """The closes of the table, sorted by asset and day; written in another order."""
+    found = [
+        (asset, LAST - timedelta(days=back), 1_000_000 * asset + 7 * back % 1000)
+        for asset, traded in TRADED.items()
+        for back in traded
+    ]
+    shuffled = [found[place] for place in np.random.default_rng(5).permutation(len(found))]
+    with session_scope(engine) as session:
+        insert = "INSERT INTO assets (id, symbol) OVERRIDING SYSTEM VALUE VALUES (:id, :symbol)"
+        session.execute(text(insert), [{"id": asset, "symbol": f"A{asset}"} for asset in ASSETS])
+        insert = "INSERT INTO closes (asset_id, day, close, source) VALUES (:asset, :day, :close, 'test')"
+        session.execute(text(insert), [{"asset": a, "day": day, "close": close} for a, day, close in shuffled])
+    return sorted(found)
+
+
+def obvious(closes: Closes, first: int, last: int, max_stale_days: int) -> Market:
+    """Of each asset the closes of the rows, and as many before them as the longest window takes."""
+    seen: Closes = []
+    for asset in ASSETS:
+        own = [close for close in closes if close[0] == asset and day_number(close[1]) <= last]
+        seen += [close for close in own if day_number(close[1]) < first][-(MAX_LOOKBACK + 1) :]
+        seen += [close for close in own if day_number(close[1]) >= first]
+    columns = (
+        np.array([asset for asset, _, _ in seen], dtype=np.int32),
+        np.array([day_number(day) for _, day, _ in seen], dtype=np.int32),
+        np.array([close for _, _, close in seen], dtype=np.int64),
+    )
+    return Market.from_closes(np.array(ASSETS, dtype=np.int32), (first, last), columns, max_stale_days)
+
+
+def load(engine: Engine, days: tuple[int, int]) -> Market:
+    with engine.connect() as connection:
+        return load_market(driver_connection(connection), days, 5)
+
+
+def assert_same(loaded: Market, expected: Market) -> None:
+    for field in dataclasses.fields(Market):
+        mine, right = getattr(loaded, field.name), getattr(expected, field.name)
+        assert np.array_equal(mine, right), field.name
+        assert not isinstance(right, np.ndarray) or mine.dtype == right.dtype, field.name
+
+
+# A night, a week, a day before there is anything, the very first days, and all that there is.
+@pytest.mark.parametrize("back", [(0, 0), (6, 0), (DAYS + 50, DAYS + 40), (DAYS, DAYS - 3), (300, 290), (DAYS + 5, 0)])
+def test_a_market_has_the_closes_that_its_days_can_see(engine: Engine, closes: Closes, back: tuple[int, int]) -> None:
+    first, last = (day_number(LAST) - days for days in back)
+    assert_same(load(engine, (first, last)), obvious(closes, first - 1, last, 5))
+
+
+def test_a_market_without_closes_and_without_assets(engine: Engine) -> None:
+    day = day_number(LAST)
+    nothing = load(engine, (day, day))
+    assert (len(nothing.asset_ids), nothing.last.shape) == (0, (2, 1))
+    with session_scope(engine) as session:
+        session.execute(text("INSERT INTO assets (id, symbol) OVERRIDING SYSTEM VALUE VALUES (3, 'A3')"))
+    unpriced = load(engine, (day, day))
+    assert (unpriced.asset_ids.tolist(), unpriced.last.tolist()) == ([3], [[0, 0], [0, 0]])
