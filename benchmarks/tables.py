@@ -9,6 +9,7 @@ from benchmarks.night import measure_nights
 from benchmarks.peers.measure import measure_peers
 from benchmarks.prices import measure_prices
 from benchmarks.reprocess import measure_reprocess
+from benchmarks.workers import measure_workers
 from core.settings import Settings
 
 Tell = Callable[[str], None]
@@ -62,7 +63,7 @@ _PRICE_NUMBERS = (
     ("ticks of 30 days", "month_ticks", 0),
     ("their bytes, GB", "month_gb", 1),
 )
-_MANY_NIGHTS, _MANY_DAYS = 60, 30
+_MANY_NIGHTS, _MANY_DAYS, _ROUNDS = 60, 30, 8
 _SYMBOLS, _PEER_SYMBOLS, _WINDOWS = 10_000, 1_000, 12
 
 
@@ -82,9 +83,11 @@ def tables(*, users: int, settings: Settings, tell: Tell = lambda _: None) -> It
     yield _split(largest)
     # Short nights differ more from each other.
     by_users = [night(max(users // 100, 1), nights=9), night(tenth, nights=9), largest]
-    yield _compared("By users", "users", [(figures["users"], figures) for figures in by_users])
-    by_workers = [largest if count == settings.workers else night(users, workers=count) for count in (1, 2, 3)]
-    yield _compared(f"By workers, {users:,} users", "workers", [(f["workers"], f) for f in by_workers])
+    yield _by_users(by_users)
+    by_workers = measure_workers(
+        users=users, rounds=_ROUNDS, workers=settings.workers, against=(1, 3), settings=settings, tell=tell
+    )
+    yield _by_workers(by_workers)
     yield _by_nights(night(tenth, nights=_MANY_NIGHTS, floor=False))
     peers = measure_peers(
         users=tenth, peer_users=2_000, nights=3, workers=settings.workers, settings=settings, tell=tell
@@ -126,16 +129,30 @@ def _split(figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def _compared(title: str, what: str, measured: Sequence[tuple[int, Figures]]) -> str:
+def _by_users(measured: Sequence[Figures]) -> str:
     lines = [
-        f"| {title}: {what} | night, s | users a second | ratio to the floor | worker's memory, MiB |",
+        "| By users: users | night, s | users a second | ratio to the floor | worker's memory, MiB |",
         "|---|---|---|---|---|",
     ]
-    for value, figures in measured:
+    for figures in measured:
         median = {name: figures[name]["median"] for name in ("night_seconds", "users_per_second", "ratio_to_floor")}
         lines.append(
-            f"| {value:,} | {median['night_seconds']:.2f} | {median['users_per_second']:,.0f} |"
+            f"| {figures['users']:,} | {median['night_seconds']:.2f} | {median['users_per_second']:,.0f} |"
             f" {median['ratio_to_floor']:.2f} | {figures['worker_peak_rss_mib']['max']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _by_workers(figures: Figures) -> str:
+    ratio = f"times the night of {figures['workers']} beside it"
+    lines = [
+        f"| By workers, {figures['users']:,} users: workers | night, s | users a second | {ratio} |",
+        "|---|---|---|---|",
+    ]
+    for size, seconds in figures["night_seconds"].items():
+        lines.append(
+            f"| {size} | {seconds['median']:.2f} | {figures['users_per_second'][size]['median']:,.0f} |"
+            f" {figures['night_to_workers'][size]['median']:.2f} |"
         )
     return "\n".join(lines)
 

@@ -34,6 +34,20 @@ def night(
 
 
 @app.command()
+def workers(
+    users: Annotated[int, typer.Option(min=1, help="Users with one simulation each.")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Nights of each number, after one to warm up.")] = 12,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
+    against: Annotated[list[int] | None, typer.Option(min=1, max=256, help="Another number; repeatable.")] = None,
+    json: Json = False,
+) -> None:
+    """Whether more worker processes make a night longer. Nights of each number in turn, compared round by round."""
+    from benchmarks.workers import measure_workers
+
+    _measure(measure_workers, workers, as_json=json, users=users, rounds=rounds, against=against or [3])
+
+
+@app.command()
 def peers(
     users: Annotated[int, typer.Option(min=1, help="Users of Nightshift's nights.")] = 100_000,
     peer_users: Annotated[int, typer.Option(min=1, help="The first so many of them are the peers'.")] = 2_000,
@@ -225,7 +239,7 @@ def tables(
             sys.stdout.flush()
 
 
-def _measure(measure: Callable[..., dict[str, Any]], workers: int | None, *, as_json: bool, **sizes: int) -> None:
+def _measure(measure: Callable[..., dict[str, Any]], workers: int | None, *, as_json: bool, **sizes: Any) -> None:
     """Measure with this process' settings, and print the figures."""
     from core.settings import get_settings
 
