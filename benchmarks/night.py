@@ -13,9 +13,8 @@ from typing import Any
 
 from benchmarks.figures import Spread, spread
 from benchmarks.floor import Floor, measure_floor
-from benchmarks.market import ASSETS
 from benchmarks.nights import Night, run_nights, watched_stack
-from benchmarks.site import Site, bench_site, prepare
+from benchmarks.site import ASSETS, Site, bench_site, prepare
 from core.errors import UsageError
 from core.settings import Settings
 from services.digest import digest_of_day
@@ -29,6 +28,7 @@ def measure_nights(
     nights: int,
     workers: int,
     settings: Settings,
+    assets: int = ASSETS,
     floor: bool = True,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def measure_nights(
         raise UsageError(f"nights must be 1 to {MAX_NIGHTS}, not {nights}")
     with bench_site(settings, workers) as site:
         tell(f"seeding {users:,} users …")
-        first = prepare(site, users=users, nights=nights + 1)
+        first = prepare(site, users=users, nights=nights + 1, assets=assets)
         days = [first + timedelta(days=offset) for offset in range(nights + 1)]
         measured, floors = [], []
         with watched_stack(site) as watched:
@@ -59,7 +59,7 @@ def measure_nights(
         last = digest_of_day(site.engine, days[-1])
         return (
             {"users": users, "nights": nights, "workers": workers, "batch_users": site.settings.batch_users}
-            | {"market": f"synthetic, {ASSETS} assets"}
+            | {"market": f"synthetic, {assets} assets", "assets": assets}
             | _figures(measured)
             | (_floor_figures(measured, floors) if floor else {})
             | {"digest": last.digest, "rows": last.rows, "day": last.day.isoformat()}

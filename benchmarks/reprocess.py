@@ -23,12 +23,11 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from benchmarks.figures import Spread, spread
-from benchmarks.market import ASSETS
 from benchmarks.night import MAX_NIGHTS
 from benchmarks.nights import Night, Watched, run_night, wait_until_ended, watched_stack, worker_peaks
 from benchmarks.reprocess_beside import measure_beside
 from benchmarks.row_hashes import Contents, contents_of
-from benchmarks.site import bench_site, prepare, tidy
+from benchmarks.site import ASSETS, bench_site, prepare, tidy
 from core.clock import utc_now
 from core.database import session_scope
 from core.errors import NightshiftError, UsageError

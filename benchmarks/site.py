@@ -13,14 +13,11 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text
 
-from benchmarks.market import write_market
-from core.clock import utc_now
-from core.database import make_engine, session_scope
+from core.database import make_engine
 from core.settings import Settings
-from models.migrate import migrate
-from services.prices import import_closes
-from services.seeding import seed
 from workers.embedded import EmbeddedServers, ServerUrls
+
+ASSETS = 50  # of the synthetic market, unless more are asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +44,20 @@ def bench_site(settings: Settings, workers: int) -> Iterator[Site]:
                 engine.dispose()
 
 
-def prepare(site: Site, *, users: int, nights: int) -> date:
+def prepare(site: Site, *, users: int, nights: int, assets: int = ASSETS) -> date:
     """Migrate, import the synthetic market, and seed `users` users with one simulation each; the first night's day."""
-    migrate(site.engine)
-    prices = site.settings.nightshift_home() / "market.csv"
-    first = write_market(prices, nights)
-    with session_scope(site.engine) as session:
-        import_closes(session, prices, now=utc_now(), strict=True)
+    market = site.settings.nightshift_home() / "market.csv"
     # In a process of its own: what it takes to seed millions is not the memory of whoever plans and publishes nights.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as seeder:
-        seeder.submit(_seed, site.urls.database_url, users, first).result()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as filler:
+        first = filler.submit(_fill, site.urls.database_url, market, assets, users, nights).result()
     tidy(site.engine, "users, simulations, closes")
     return first
 
 
-def _seed(database_url: str, users: int, start: date) -> None:
-    engine = make_engine(database_url, application="nightshift-bench")
-    seed(engine, users=users, start=start)
-    engine.dispose()
+def _fill(database_url: str, market: Path, assets: int, users: int, nights: int) -> date:
+    from benchmarks.filling import fill  # noqa: PLC0415 - see above: 15 MiB
+
+    return fill(database_url, market, assets, users, nights)
 
 
 def tidy(engine: Engine, tables: str) -> None:

@@ -37,9 +37,10 @@ def check(command: Sequence[str], environment: Mapping[str, str]) -> str:
     if "workers.flower" in command:
         prefix = environment.get("FLOWER_URL_PREFIX", "").strip("/")
         return _page(environment, "FLOWER_PORT", "5555", f"/{prefix}/healthcheck".replace("//", "/"))
-    if "workers.app" in command and "beat" in command:
+    of_celery = "workers.start" in command or "workers.app" in command
+    if of_celery and "beat" in command:
         return _beat(Path(command[command.index("-s") + 1]))
-    if "workers.app" in command and "worker" in command:
+    if of_celery and "worker" in command:
         return _worker(command[command.index("-n") + 1])
     return "a command that runs"
 

@@ -25,12 +25,13 @@ def night(
     users: Annotated[int, typer.Option(min=1, help="Users with one simulation each.")] = 100_000,
     nights: Annotated[int, typer.Option(min=1, max=365, help="Nights to measure, after one to warm up.")] = 3,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
+    assets: Annotated[int, typer.Option(min=8, max=10_000, help="Assets of the synthetic market.")] = 50,
     json: Json = False,
 ) -> None:
     """How long a night takes, from planning to the end of the run."""
     from benchmarks.night import measure_nights
 
-    _measure(measure_nights, workers, as_json=json, users=users, nights=nights)
+    _measure(measure_nights, workers, as_json=json, users=users, nights=nights, assets=assets)
 
 
 @app.command()

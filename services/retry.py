@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-import httpx
 import kombu.exceptions
 import psycopg
 import redis.exceptions
@@ -140,7 +140,7 @@ def _decide(error: BaseException) -> Decision:
     for classes, decide in _FAMILIES:
         if isinstance(error, classes):
             return decide(error)
-    return Decision.SUSPECT
+    return _of_http(error) if _is_http(error) else Decision.SUSPECT
 
 
 def _of_sqlalchemy(error: sqlalchemy.exc.SQLAlchemyError) -> Decision:
@@ -186,7 +186,18 @@ def _of_broker(error: Exception) -> Decision:
     return Decision.RETRY if isinstance(error, _TRANSIENT_BROKER) else Decision.FAIL
 
 
-def _of_http(error: Exception) -> Decision:
+def _is_http(error: BaseException) -> bool:
+    if "httpx" not in sys.modules:
+        # Whoever raises one of its errors has imported it. A worker of nights never does, and it is 2 MiB.
+        return False
+    import httpx  # noqa: PLC0415 - see above
+
+    return isinstance(error, httpx.HTTPError | httpx.InvalidURL | httpx.CookieConflict | httpx.StreamError)
+
+
+def _of_http(error: BaseException) -> Decision:
+    import httpx  # noqa: PLC0415 - see above
+
     if isinstance(error, httpx.HTTPStatusError):
         busy = error.response.status_code in {408, 425, 429} or error.response.is_server_error
         return Decision.RETRY if busy else Decision.FAIL
@@ -220,6 +231,5 @@ _FAMILIES: tuple[tuple[tuple[type[Exception], ...], Callable[[Any], Decision]], 
         ),
         _of_broker,
     ),
-    ((httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, httpx.StreamError), _of_http),
     ((OSError,), _of_system),
 )

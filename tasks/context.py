@@ -9,22 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine
+if TYPE_CHECKING:
+    # Whoever only publishes imports the tasks, too, and needs none of these.
+    from sqlalchemy import Engine
 
-from core.settings import Settings
-from services.backup_verify import Scratch
-from services.batches import BatchWorker
-from services.ingestion import PriceWorker
-from services.notifications import Notifier
-from services.price_cache import PriceCache
-from services.publishing import Publisher
-from services.work_counts import WorkCounts
+    from core.settings import Settings
+    from services.backup_verify import Scratch
+    from services.batches import BatchWorker
+    from services.ingestion import PriceWorker
+    from services.notifications import Notifier
+    from services.price_cache import PriceCache
+    from services.publishing import Publisher
+    from services.work_counts import WorkCounts
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessContext:
-    """The resources of one worker process."""
+    """The resources of one worker process; those that few queues need are made when they are first asked for."""
 
     engine: Engine
     publish: Publisher
@@ -32,10 +35,10 @@ class ProcessContext:
     clock: Callable[[], datetime]
     batches: BatchWorker
     counts: WorkCounts
-    prices: PriceWorker
+    prices: Callable[[], PriceWorker]
     cache: PriceCache
-    notifier: Notifier
-    scratch: Scratch
+    notifier: Callable[[], Notifier]
+    scratch: Callable[[], Scratch]
     redis_url: str
 
 

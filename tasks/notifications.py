@@ -11,4 +11,4 @@ from tasks.context import process_context
 @shared_task(name=DELIVER)
 def deliver() -> None:
     """Send what is due."""
-    process_context().notifier.deliver()
+    process_context().notifier().deliver()

@@ -14,7 +14,7 @@ from tasks.messages import FETCH, MARK
 @shared_task(name=FETCH)
 def fetch_chunk(chunk_id: int) -> None:
     """Fetch the prices of one chunk."""
-    process_context().prices.fetch(chunk_id)
+    process_context().prices().fetch(chunk_id)
 
 
 @shared_task(name=MARK)

@@ -7,7 +7,6 @@ a stack outlives it, on any system that has pipes.
 
 from __future__ import annotations
 
-import gc
 import os
 import runpy
 import signal
@@ -15,10 +14,12 @@ import sys
 import threading
 import time
 
+from workers.modules import for_good
+
 # Not NIGHTSHIFT_…: it is no setting.
 VARIABLE = "_NIGHTSHIFT_LIFELINE"
 GRACE_SECONDS = 15.0
-_OURS = {"workers.exporter", "workers.flower"}  # they import it too
+_PAGES = {"workers.exporter", "workers.flower"}
 
 
 def _watch(descriptor: int) -> None:
@@ -35,19 +36,10 @@ def hold() -> None:
         threading.Thread(target=_watch, args=(int(descriptor),), name="lifeline", daemon=True).start()
 
 
-def _import_app() -> None:
-    """Import the thousand modules of a worker. All of them stay: to look for garbage among them is a fifth of it."""
-    gc.disable()
-    try:
-        import workers.app  # noqa: F401, PLC0415 - a program that is not ours does without
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
 if __name__ == "__main__":
     hold()
     sys.argv[:] = sys.argv[1:]
-    if "workers.app" in sys.argv or sys.argv[0] in _OURS:
-        _import_app()
+    if sys.argv[0] in _PAGES:
+        with for_good():
+            import workers.app  # noqa: F401 - workers and beat import it by themselves, and other programs do without
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

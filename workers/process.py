@@ -1,10 +1,15 @@
-"""The resources of one worker process: made after the fork, given back at its end."""
+"""The resources of one worker process: made after the fork, given back at its end.
+
+What only some queues need is made, and imported, when it is first asked for: a worker of nights has none of it.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+from contextlib import ExitStack
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,14 +19,10 @@ from core.database import SessionLimits, make_engine
 from core.queues import Queue
 from core.settings import Settings
 from services.batches import BatchWorker
-from services.fetchers import Fetchers
-from services.ingestion import PriceWorker
 from services.market_data import MarketCache
-from services.notifications import Notifier
 from services.price_cache import PriceCache, cache_url
 from services.work_counts import WorkCounts
 from tasks.context import ProcessContext, process_context, set_context
-from workers.backup_scratch import scratch_of
 from workers.extras import open_error_reports
 from workers.memory import keep_freed_memory, leave_out_of_collections
 from workers.publisher import CeleryPublisher
@@ -30,9 +31,13 @@ from workers.tracing import close_traces, open_traces
 if TYPE_CHECKING:
     from celery import Celery
 
+    from services.backup_verify import Scratch
+    from services.ingestion import PriceWorker
+    from services.notifications import Notifier
 
 _BESIDE_NIGHTS = ({Queue.PRICES.value}, {Queue.NOTIFICATIONS.value})
 _BESIDE_NICE = 10
+_at_the_end = ExitStack()
 
 
 def worker_name() -> str:
@@ -66,7 +71,7 @@ def open_process(app: Celery, settings: Settings, database_url: str) -> None:
     engine = make_engine(database_url, application=f"nightshift worker {name}"[:63], limits=session_limits(settings))
     publish = CeleryPublisher(app)
     redis_url: str = app.conf.broker_url
-    cache = PriceCache(cache_url(settings, redis_url))
+    price_cache = PriceCache(cache_url(settings, redis_url))
     batches = BatchWorker(
         engine=engine,
         settings=settings,
@@ -75,17 +80,42 @@ def open_process(app: Celery, settings: Settings, database_url: str) -> None:
         name=name,
         markets=MarketCache(settings.max_stale_days),
     )
-    prices = PriceWorker(
-        engine=engine,
-        settings=settings,
-        publish=publish,
-        clock=utc_now,
-        name=name,
-        fetcher=Fetchers(settings, redis_url).find,
-        cache=cache,
-    )
+
+    @cache
+    def prices() -> PriceWorker:
+        from services.fetchers import Fetchers  # noqa: PLC0415 - 3 MiB for HTTP and limits
+        from services.ingestion import PriceWorker  # noqa: PLC0415 - the same
+
+        return PriceWorker(
+            engine=engine,
+            settings=settings,
+            publish=publish,
+            clock=utc_now,
+            name=name,
+            fetcher=Fetchers(settings, redis_url).find,
+            cache=price_cache,
+        )
+
+    @cache
+    def notifier() -> Notifier:
+        from services.notifications import Notifier  # noqa: PLC0415 - 3 MiB for templates and mail
+
+        made = Notifier(engine, settings, redis_url, utc_now)
+        _at_the_end.callback(made.close)
+        return made
+
+    @cache
+    def scratch() -> Scratch:
+        from workers.backup_scratch import scratch_of  # noqa: PLC0415 - 2 MiB for encryption
+
+        return scratch_of(settings, database_url)
+
+    queues = set(app.amqp.queues.consume_from)
+    if Queue.PRICES in queues:
+        # Now, so that it is left out as well.
+        prices()
     leave_out_of_collections()
-    if set(app.amqp.queues.consume_from) in _BESIDE_NIGHTS:
+    if queues in _BESIDE_NIGHTS:
         # A window has five minutes, and mail is not urgent; a night beside them should not wait for that.
         os.nice(_BESIDE_NICE)
     set_context(
@@ -97,9 +127,9 @@ def open_process(app: Celery, settings: Settings, database_url: str) -> None:
             batches=batches,
             counts=WorkCounts(redis_url),
             prices=prices,
-            cache=cache,
-            notifier=Notifier(engine, settings, redis_url, utc_now),
-            scratch=scratch_of(settings, database_url),
+            cache=price_cache,
+            notifier=notifier,
+            scratch=scratch,
             redis_url=redis_url,
         )
     )
@@ -107,7 +137,7 @@ def open_process(app: Celery, settings: Settings, database_url: str) -> None:
 
 def close_process() -> None:
     """Close the connections."""
-    process_context().notifier.close()
+    _at_the_end.close()
     process_context().engine.dispose()
     set_context(None)
     close_traces()

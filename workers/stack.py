@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-import httpx
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from core.errors import NightshiftError, ServerUnreachableError
@@ -202,28 +201,28 @@ class Stack:
         for directory in (self._log_dir, self._home / "beat"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lifeline = os.pipe()
-        celery = ("celery", "-q", "-A", "workers.app")
+        start = "workers.start"
         quiet = ("--without-mingle", "--without-gossip", "--loglevel", self._settings.log_level)
-        self._add("simulations", *celery, "worker", "-n", "simulations@%h", *self._pool_size(),
+        self._add("simulations", start, "worker", "-n", "simulations@%h", *self._pool_size(),
                   "-Q", ",".join(NIGHT_QUEUES), *quiet)  # fmt: skip
         small = SMALL_QUEUES
         if self._settings.price_sources:
             small = tuple(queue for queue in SMALL_QUEUES if queue not in PRICE_QUEUES)
-            self._add("prices", *celery, "worker", "-n", "prices@%h", "-c", str(PRICE_PROCESSES),
+            self._add("prices", start, "worker", "-n", "prices@%h", "-c", str(PRICE_PROCESSES),
                       "-Q", ",".join(PRICE_QUEUES), *quiet)  # fmt: skip
         if self._settings.notifies:
             small = tuple(queue for queue in small if queue not in NOTIFICATION_QUEUES)
-            self._add("notifications", *celery, "worker", "-n", "notifications@%h", "-c", "1",
+            self._add("notifications", start, "worker", "-n", "notifications@%h", "-c", "1",
                       "-Q", ",".join(NOTIFICATION_QUEUES), *quiet)  # fmt: skip
         if self._settings.backup_to:
             # A backup takes as long as the database is large: the tick must not wait for it.
             small = tuple(queue for queue in small if queue not in MAINTENANCE_QUEUES)
-            self._add("maintenance", *celery, "worker", "-n", "maintenance@%h", "-c", "1",
+            self._add("maintenance", start, "worker", "-n", "maintenance@%h", "-c", "1",
                       "-Q", ",".join(MAINTENANCE_QUEUES), *quiet)  # fmt: skip
-        self._add("control", *celery, "worker", "-n", "control@%h", "-c", str(CONTROL_PROCESSES),
+        self._add("control", start, "worker", "-n", "control@%h", "-c", str(CONTROL_PROCESSES),
                   "-Q", ",".join(small), *quiet)  # fmt: skip
         if self._parts["beat"]:
-            self._add("beat", *celery, "beat", "-s", str(self._home / "beat" / "schedule"))
+            self._add("beat", start, "beat", "-s", str(self._home / "beat" / "schedule"))
         if self._parts["flower"]:
             self._add("flower", "workers.flower", **self._flower_environment())
         if self._parts["exporter"]:
@@ -335,6 +334,8 @@ def _answering(ask: Callable[[], list[str]]) -> list[str]:
 
 
 def _answers(url: str) -> bool:
+    import httpx  # noqa: PLC0415 - 3 MiB, for pages that not every stack has
+
     try:
         return httpx.get(url, timeout=2).is_success
     except httpx.HTTPError:

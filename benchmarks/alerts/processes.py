@@ -50,7 +50,7 @@ def extra_worker_killed(site: Site) -> Iterator[None]:
     """A second group, as of another machine, dies of SIGKILL and nobody starts it again; in the end somebody does."""
     lifeline = os.pipe()
     arguments = (
-        "celery", "-q", "-A", "workers.app", "worker", "-n", f"{_EXTRA}@%h", "-c", "1", "-Q", "maintenance",
+        "workers.start", "worker", "-n", f"{_EXTRA}@%h", "-c", "1", "-Q", "maintenance",
         "--without-mingle", "--without-gossip", "--loglevel", "info",
     )  # fmt: skip
     log = site.settings.nightshift_home() / "log" / f"{_EXTRA}.log"

@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from benchmarks.alerts.stubs import CODE, SYMBOL, Stub
 from benchmarks.market import write_market
+from benchmarks.site import ASSETS
 from core.clock import utc_now
 from core.database import make_engine, session_scope
 from core.errors import NightshiftError
@@ -223,7 +224,7 @@ def _fill(engine: Engine, directory: Path) -> tuple[date, Path]:
     """Tables, closes of all days but the last one, users; the first night's day and the file of the last closes."""
     migrate(engine)
     everything = directory / "market.csv"
-    first = write_market(everything, DAYS)
+    first = write_market(everything, DAYS, ASSETS)
     head, *lines = everything.read_text("ascii").splitlines()
     last_day = f",{first + timedelta(days=DAYS - 1)},"
     before, last = directory / "before.csv", directory / "last.csv"
