@@ -73,7 +73,9 @@ class Market:
         asset, day, close = closes
         first_day, last_day = days
         rows, width = last_day - first_day + 1, len(asset_ids) + 1
-        column = np.searchsorted(asset_ids, asset)
+        column_of_id = np.full(int(asset_ids.max(initial=0)) + 1, len(asset_ids), dtype=np.intp)
+        column_of_id[asset_ids] = np.arange(len(asset_ids))
+        column = column_of_id[asset]
         total = np.bincount(column, minlength=width)
         rank = np.arange(len(column)) - (np.cumsum(total) - total)[column]
         depth = int(total.max(initial=0)) + 1
@@ -83,11 +85,14 @@ class Market:
         closed_on = np.zeros((depth, width), dtype=np.int32)
         closed_on[rank, column] = day
         sums = np.zeros((2, depth + 1, width), dtype=np.int64)
-        np.cumsum(compact >> _LIMB, axis=0, out=sums[0, 1:])
-        np.cumsum(compact & _LOW, axis=0, out=sums[1, 1:])
+        for place in range(depth):
+            np.add(sums[0, place], compact[place] >> _LIMB, out=sums[0, place + 1])
+            np.add(sums[1, place], compact[place] & _LOW, out=sums[1, place + 1])
 
         count = np.zeros((rows, width), dtype=np.int32)
-        np.add.at(count, (np.maximum(day - first_day, 0), column), 1)
+        later = day > first_day
+        count[0] = np.bincount(column[~later], minlength=width)
+        count[day[later] - first_day, column[later]] = 1
         np.cumsum(count, axis=0, out=count)
         newest = (np.maximum(count - 1, 0), np.arange(width))
         known = count > 0
@@ -95,14 +100,18 @@ class Market:
         age = np.where(known, row - closed_on[newest], np.int32(NEVER)).astype(np.int32)
         age[:, -1] = 0
         last = np.where(known, compact[newest], 0)
-        column_of_id = np.full(int(asset_ids.max(initial=0)) + 1, len(asset_ids), dtype=np.intp)
-        column_of_id[asset_ids] = np.arange(len(asset_ids))
         return cls(asset_ids, column_of_id, first_day, max_stale_days, last, age, count, compact, sums[0], sums[1])
 
     @property
     def last_day(self) -> int:
         """Day number of the last row."""
         return self.first_day + len(self.last) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what grows with days and assets."""
+        matrices = (self.last, self.age, self.count, self.compact, self.high_sums, self.low_sums)
+        return sum(matrix.nbytes for matrix in matrices)
 
     @property
     def no_asset(self) -> int:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from datetime import date, datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, Integer, UniqueConstraint, func, text
+from sqlalchemy import (
+    DDL,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    UniqueConstraint,
+    event,
+    func,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Amount, Base, Big, Volume, one_of
@@ -63,6 +74,27 @@ class ClosesVersion(Base):
 
     singleton: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
     version: Mapped[Big] = mapped_column(server_default=text("0"))
+
+
+# Whoever changes closes by hand, in SQL, raises the version by it. Ours say in their transaction that they see to it
+# themselves (services.corrections): the ticks of today leave every worker's market as it is.
+_RAISE_VERSION = """
+CREATE FUNCTION raise_closes_version() RETURNS trigger
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+    UPDATE closes_version SET version = version + 1;
+    RETURN NULL;
+END
+$$
+"""
+_BY_HAND = """
+CREATE TRIGGER closes_changed_by_hand
+AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON closes
+FOR EACH STATEMENT WHEN (current_setting('nightshift.closes_planned', true) IS DISTINCT FROM 'on')
+EXECUTE FUNCTION raise_closes_version()
+"""
+for _statement in (_RAISE_VERSION, _BY_HAND):
+    event.listen(Base.metadata, "after_create", DDL(_statement))  # type: ignore[no-untyped-call]  # theirs
 
 
 class PriceTick(Base):

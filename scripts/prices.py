@@ -12,6 +12,7 @@ from scripts.cli import Json, connected, note, print_json, print_table
 
 if TYPE_CHECKING:
     from price_sources.closes import BadRow
+    from services.closed_days import ClosedDays
     from services.market_statistics import MarketStatistics
 
 app = typer.Typer()
@@ -50,6 +51,8 @@ def import_(
         )
         if summary.kept:
             note(f"{summary.kept:,} closes that a person has corrected are kept as they are")
+        if summary.closed_days is not None:
+            note(_closed(summary.closed_days))
         if summary.run is not None:
             note(f"run {summary.run} does again what used other closes; the next tick begins it")
     if summary.rejected and len(summary.rejected) == summary.rows:
@@ -61,6 +64,12 @@ def _report(rejected: list[BadRow]) -> None:
         note(f"line {row.line}: {row.reason}")
     if len(rejected) > _SHOWN_ROWS:
         note(f"… and {len(rejected) - _SHOWN_ROWS:,} more (--json lists all of a partial import)")
+
+
+def _closed(found: ClosedDays) -> str:
+    closes = "1 close is of a day" if found.closes == 1 else f"{found.closes:,} closes are of days"
+    first = f"{found.symbol} on {found.day:%A} {found.day}"
+    return f"{closes} on which the market is closed (calendar {found.calendar}: {first}): taken as any other"
 
 
 @app.command()

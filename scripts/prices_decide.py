@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import Annotated
 
 import typer
 
 from core.errors import UsageError
-from scripts.cli import Json, check_redis, connected, interruptible, note, parse_day, print_json, print_table
+from scripts.cli import (
+    Json,
+    asker,
+    check_redis,
+    connected,
+    interruptible,
+    note,
+    parse_day,
+    print_json,
+    print_table,
+)
 
 Reason = Annotated[str, typer.Option(help="Why; kept with it.")]
 
@@ -18,6 +27,9 @@ def correct(
     day: Annotated[str, typer.Argument(help="YYYY-MM-DD.")],
     price: Annotated[str, typer.Argument(help="The right close, in units: 123.45.")],
     reason: Reason,
+    closed_day: Annotated[
+        bool, typer.Option("--closed-day", help="Also where the market is closed that day and there is no close.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until everything that used the old one is done again.")] = False,
     json: Json = False,
 ) -> None:
@@ -35,8 +47,8 @@ def correct(
         check_redis(servers.urls.redis_url)
         with session_scope(servers.engine) as session:
             done = correct_close(
-                session, symbol, when, price, reason=reason, requested_by=getpass.getuser(), now=utc_now(),
-                settings=servers.settings,
+                session, symbol, when, price, reason=reason, requested_by=asker(), now=utc_now(),
+                settings=servers.settings, closed_day=closed_day,
             )  # fmt: skip
         if done.run is not None:
             note(f"run {done.run} does {done.simulations:,} simulations again, from {when} on")
@@ -66,7 +78,7 @@ def held(
         raise UsageError("--accept and --reject: one price at a time")
     with connected() as servers:
         with session_scope(servers.engine) as session:
-            by, now = getpass.getuser(), utc_now()
+            by, now = asker(), utc_now()
             if accept is not None:
                 run = accept_held(session, accept, by=by, now=now, settings=servers.settings)
                 note(f"price {accept} is used" + (f"; run {run} does again what used another" if run else ""))

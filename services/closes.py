@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from core.settings import Settings
 from services.array_text import moment_array, number_array, text_array
-from services.corrections import CloseChange, plan_corrections
+from services.corrections import CloseChange, plan_corrections, sees_to_its_changes
 
 # A better source's tick stands until it is so much older than another's.
 _PATIENCE_WINDOWS = 2
@@ -93,6 +93,7 @@ def _write(
     session: Session, statement: Any, values: dict[str, Any], source: str, now: datetime, settings: Settings
 ) -> ClosesWritten:
     values |= {"source": source, "now": now, "sources": source_order(settings)}
+    sees_to_its_changes(session)
     rows = session.execute(statement, values).all()
     changes = [
         CloseChange(row.asset_id, row.day, row.before, row.after)

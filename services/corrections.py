@@ -35,6 +35,7 @@ from core.settings import Settings
 from engine.strategies.base import MAX_LOOKBACK
 from models.ticks import from_ticks
 from price_sources.closes import price_from_text, shown
+from services.closed_days import is_closed
 from services.locks import PLANNING_LOCK
 from services.reprocessing import Request, begin_scoped_run, cut_scoped_run
 
@@ -101,7 +102,7 @@ def plan_corrections(
     return plan_changes(session, Recorded.USED, Request(reason, requested_by, now), settings)
 
 
-def correct_close(
+def correct_close(  # noqa: PLR0913 - what a person says, by name
     session: Session,
     symbol: str,
     day: date,
@@ -111,16 +112,19 @@ def correct_close(
     requested_by: str,
     now: datetime,
     settings: Settings,
+    closed_day: bool = False,
 ) -> Correction:
     """Set the close of a day to the price that a person says it was, and plan what depends on it.
 
-    No source and no import changes it afterwards.
+    No source and no import changes it afterwards. `closed_day`: a day without a close may be one on which the asset's
+    market is closed; a close that is there is corrected whatever its day.
 
     Raises:
-        UsageError: there is no such symbol, the day is not over, `price` is no price, or the close is this already.
+        UsageError: there is no such symbol, the day is not over, `price` is no price, the close is this already, or
+            the market is closed on that day and nobody said that this is meant.
     """
-    asset_id = None if not symbol.isprintable() else session.execute(_ASSET, {"symbol": symbol}).scalar_one_or_none()
-    if asset_id is None:
+    asset = None if not symbol.isprintable() else session.execute(_ASSET, {"symbol": symbol}).one_or_none()
+    if asset is None:
         raise UsageError(f"unknown symbol {shown(symbol)}: import its prices first")
     if day >= now.date():
         raise UsageError(f"the day {day} is not over yet (it is {now:%Y-%m-%d %H:%M} UTC): it has no close to correct")
@@ -129,16 +133,30 @@ def correct_close(
     except ValueError as error:
         raise UsageError(f"the price {error}") from None
     session.execute(text("LOCK TABLE closes IN SHARE ROW EXCLUSIVE MODE"))
-    key = {"asset_id": asset_id, "day": day}
+    sees_to_its_changes(session)
+    key = {"asset_id": asset.id, "day": day}
     old: int | None = session.execute(_OLD, key).scalar_one_or_none()
     if old == new:
         raise UsageError(f"the close of {symbol} on {day} is {from_ticks(new)} already: nothing to do")
+    if old is None and not closed_day and is_closed(asset.calendar, day):
+        raise UsageError(
+            f"the market of {symbol} is closed on {day:%A} {day} (calendar {asset.calendar}) and has no close to"
+            " correct: is it another day? With --closed-day it gets one, and nights trade on it"
+        )
     session.execute(_SET, key | {"new": new, "now": now})
     make_changes_table(session)
-    session.execute(_FILL, {"asset_id": [asset_id], "day": [day], "old": [old], "new": [new]})
+    session.execute(_FILL, {"asset_id": [asset.id], "day": [day], "old": [old], "new": [new]})
     run = plan_changes(session, Recorded.ALL, Request(reason, requested_by, now), settings)
     simulations: int = session.execute(_COUNT, {"run": run}).scalar_one()
     return Correction(symbol, day, None if old is None else from_ticks(old), from_ticks(new), run, simulations)
+
+
+def sees_to_its_changes(session: Session) -> None:
+    """Say that this transaction, which is about to change closes, raises their version itself if that is needed.
+
+    Of whoever does not say so, a trigger raises it (migration 0010): workers would go on with the closes they know.
+    """
+    session.execute(_PLANNED)
 
 
 def make_changes_table(session: Session) -> None:
@@ -184,7 +202,7 @@ def _newest_night(session: Session) -> date | None:
     return newest
 
 
-_ASSET = text("SELECT id FROM assets WHERE symbol = :symbol")
+_ASSET = text("SELECT id, calendar FROM assets WHERE symbol = :symbol")
 _OLD = text("SELECT close FROM closes WHERE asset_id = :asset_id AND day = :day")
 _COUNT = text("SELECT count(*) FROM run_simulations WHERE run_id = :run")
 _SET = text(
@@ -220,6 +238,7 @@ _USED = text(
     FROM pg_temp.close_changes WHERE day <= :newest
     """
 )
+_PLANNED = text("SELECT set_config('nightshift.closes_planned', 'on', true)")
 _NEXT_VERSION = text("UPDATE closes_version SET version = version + 1")
 _SYMBOLS = text(
     """

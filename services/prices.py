@@ -25,7 +25,8 @@ from models.tables import Asset, Close
 from price_sources.closes import BadRow, CloseRow, shown
 from price_sources.csv_file import printable, read_closes
 from schedules.markets import check_calendar
-from services.corrections import Recorded, make_changes_table, plan_changes
+from services.closed_days import ClosedDays, closed_in_file
+from services.corrections import Recorded, make_changes_table, plan_changes, sees_to_its_changes
 from services.reprocessing import Request
 
 
@@ -45,6 +46,8 @@ class ImportSummary:
     rejected: list[BadRow]
     run: int | None = None
     """The run that does the nights again that depend on these closes."""
+    closed_days: ClosedDays | None = None
+    """Those of the good rows whose market is closed on their day; they are taken as any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,9 @@ def import_closes(
     new_symbols = connection.execute(text(_NEW_ASSETS), values).rowcount
     if calendar is not None:
         connection.execute(text(_CALENDAR), {"calendar": calendar})
+    closed_days = closed_in_file(session)
     connection.execute(text("LOCK TABLE closes IN SHARE ROW EXCLUSIVE MODE"))
+    sees_to_its_changes(session)
     make_changes_table(session)
     kept = connection.execute(text(_KEEP)).rowcount
     corrected = connection.execute(text(_CHANGED)).rowcount
@@ -125,6 +130,7 @@ def import_closes(
         new_symbols=new_symbols,
         rejected=rejected,
         run=run,
+        closed_days=closed_days,
     )
 
 

@@ -96,6 +96,17 @@ def test_a_correction_is_written_down(shell: Shell, engine: Engine, exchange: Ex
     assert rows(engine, "SELECT close, kind FROM closes WHERE day = :day", day=day) == [(12_345_000_000, "correction")]
 
 
+def test_a_close_of_a_closed_day_is_told_of_or_has_to_be_meant(shell: Shell, engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "stocks.csv"
+    file.write_text("symbol,day,close\nA,2024-01-05,1\nA,2024-01-06,2\n", encoding="utf-8")
+    told = shell.ok("prices", "import", file, "--calendar", "weekdays").err
+    assert "1 close is of a day on which the market is closed (calendar weekdays: A on Saturday 2024-01-06)" in told
+    sunday = ["prices", "correct", "A", "2024-01-07", "3", "--reason", "x"]
+    assert "the market of A is closed on Sunday 2024-01-07" in shell.refused(*sunday)
+    shell.ok(*sunday, "--closed-day")
+    assert rows(engine, "SELECT kind FROM closes WHERE day = '2024-01-07'") == [("correction",)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -273,3 +274,28 @@ def test_what_cannot_be_meant_is_refused(night: Night, symbol: str | None, day: 
     with session_scope(night.engine) as session, pytest.raises(UsageError, match=said):
         correct_close(session, name, day, price, reason="", requested_by="", now=night.now, settings=night.settings)
     assert scalar(night.engine, "SELECT count(*) FROM price_corrections") == 0
+
+
+def test_a_close_of_a_day_on_which_the_market_is_closed_has_to_be_meant(night: Night) -> None:
+    sunday = MIDDLE + timedelta(days=6 - MIDDLE.weekday())
+    symbol = scalar(night.engine, "SELECT symbol FROM assets WHERE id = :asset", asset=ASSET)
+    change(night.engine, "UPDATE assets SET calendar = 'weekdays' WHERE id = :asset", asset=ASSET)
+
+    def corrected(price: str, *, day: date = sunday, meant: bool = False) -> Decimal:
+        with session_scope(night.engine) as session:
+            return correct_close(
+                session, symbol, day, price, reason="", requested_by="", now=night.now, settings=night.settings,
+                closed_day=meant,
+            ).new  # fmt: skip
+
+    closed = rf"the market of {symbol} is closed on Sunday {sunday} \(calendar weekdays\) and has no close to correct"
+    with pytest.raises(UsageError, match=closed + ".* --closed-day"):
+        corrected("7")
+    assert scalar(night.engine, "SELECT count(*) FROM price_corrections") == 0
+    assert corrected("7", day=MIDDLE) == 7
+    assert corrected("8", meant=True) == 8
+    # What is there by somebody's word is corrected whatever its day.
+    assert corrected("9") == 9
+    # The calendar of an asset that this machine cannot read keeps nobody from it.
+    change(night.engine, "UPDATE assets SET calendar = 'nowhere' WHERE id = :asset", asset=ASSET)
+    assert corrected("10", day=sunday - timedelta(days=7)) == 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import date, timedelta
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from core.clock import day_number
 from core.database import driver_connection, session_scope
 from engine.market import Market
 from engine.strategies.base import MAX_LOOKBACK
-from services.market_data import load_market
+from services import closes_seen
+from services.market_data import MarketCache
 
 LAST = date(2026, 3, 20)
 DAYS = 900  # of history, to the day after LAST
@@ -73,7 +75,7 @@ def obvious(closes: Closes, first: int, last: int, max_stale_days: int) -> Marke
 
 def load(engine: Engine, days: tuple[int, int]) -> Market:
     with engine.connect() as connection:
-        return load_market(driver_connection(connection), days, 5)
+        return MarketCache(5).get(driver_connection(connection), 1, days)
 
 
 def assert_same(loaded: Market, expected: Market) -> None:
@@ -90,6 +92,12 @@ def test_a_market_has_the_closes_that_its_days_can_see(engine: Engine, closes: C
     assert_same(load(engine, (first, last)), obvious(closes, first - 1, last, 5))
 
 
+def test_many_closes_come_in_parts(engine: Engine, closes: Closes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closes_seen, "_MOST_AT_ONCE", 25 * len(ASSETS))
+    last = day_number(LAST)
+    assert_same(load(engine, (last - 2, last)), obvious(closes, last - 3, last, 5))
+
+
 def test_a_market_without_closes_and_without_assets(engine: Engine) -> None:
     day = day_number(LAST)
     nothing = load(engine, (day, day))
@@ -98,3 +106,90 @@ def test_a_market_without_closes_and_without_assets(engine: Engine) -> None:
         session.execute(text("INSERT INTO assets (id, symbol) OVERRIDING SYSTEM VALUE VALUES (3, 'A3')"))
     unpriced = load(engine, (day, day))
     assert (unpriced.asset_ids.tolist(), unpriced.last.tolist()) == ([3], [[0, 0], [0, 0]])
+
+
+# As Nightshift's own commands do it: they raise the version themselves, or know that nobody has seen the day.
+PLANNED = "SELECT set_config('nightshift.closes_planned', 'on', true)"
+RAISE = "UPDATE closes_version SET version = version + 1"
+SET_CLOSE = (
+    "INSERT INTO closes (asset_id, day, close, source) VALUES (:asset, :day, :close, 'test')"
+    " ON CONFLICT (asset_id, day) DO UPDATE SET close = excluded.close"
+)
+
+
+def put(engine: Engine, asset: int, day: date, close: int, *, raising: bool) -> None:
+    with session_scope(engine) as session:
+        session.execute(text(PLANNED))
+        session.execute(text(SET_CLOSE), {"asset": asset, "day": day, "close": close})
+        if raising:
+            session.execute(text(RAISE))
+
+
+def of_worker(engine: Engine, cache: MarketCache, run: int, days: tuple[int, int]) -> Market:
+    with engine.connect() as connection:
+        return cache.get(driver_connection(connection), run, days)
+
+
+@pytest.mark.usefixtures("closes")
+@pytest.mark.parametrize("seed", range(4))
+def test_a_worker_that_has_done_nights_sees_what_a_new_one_does(engine: Engine, seed: int) -> None:
+    random = Random(seed)
+    warm, today, assets = MarketCache(5), LAST, list(ASSETS)
+    for run in range(25):
+        today += timedelta(days=random.choice([0, 1, 1, 1, 2, 9]))
+        for asset in random.sample(assets, 5):
+            put(engine, asset, today, random.randrange(1, 10**9), raising=False)
+        what = random.choice(["nothing", "late tick", "correction", "new asset", "history"])
+        if what == "late tick":
+            put(engine, random.choice(assets), today - timedelta(days=random.randrange(5)), 77 + run, raising=False)
+        elif what == "correction":
+            put(engine, random.choice(assets), today - timedelta(days=random.randrange(300)), 5 + run, raising=True)
+        elif what != "nothing":
+            assets.append(2_000 - run)
+            with session_scope(engine) as session:
+                insert = "INSERT INTO assets (id, symbol) OVERRIDING SYSTEM VALUE VALUES (:id, :symbol)"
+                session.execute(text(insert), {"id": assets[-1], "symbol": f"A{assets[-1]}"})
+            for back in range(0, 500, 90) if what == "history" else ():
+                put(engine, assets[-1], today - timedelta(days=back), 10**6 + back, raising=True)
+        through = day_number(today)
+        # Nights, and now and then days that are done again, which may lie before what the worker has seen.
+        since = through - random.choice([0, 0, 0, 2, 40])
+        last = random.choice([through, through, through, since])
+        mine = of_worker(engine, warm, run, (since, last))
+        assert_same(mine, of_worker(engine, MarketCache(5), run, (since, last)))
+
+
+@pytest.mark.usefixtures("closes")
+def test_of_days_that_are_settled_nothing_is_read_again_until_the_version_is_another(engine: Engine) -> None:
+    cache, night = MarketCache(5), day_number(LAST)
+    asset, settled, recent = 1, LAST - timedelta(days=30), LAST - timedelta(days=2)
+    before = of_worker(engine, cache, 1, (night, night))
+    put(engine, asset, settled, 111, raising=False)
+    put(engine, asset, recent, 222, raising=False)
+    after = of_worker(engine, cache, 2, (night, night))
+    new = set(after.compact[:, 0].tolist()) - set(before.compact[:, 0].tolist())
+    assert new == {222}
+    with session_scope(engine) as session:
+        session.execute(text(RAISE))
+    assert 111 in of_worker(engine, cache, 3, (night, night)).compact[:, 0]
+
+
+@pytest.mark.usefixtures("closes")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE closes SET close = 1 WHERE asset_id = 1",
+        "DELETE FROM closes WHERE asset_id = 1",
+        "INSERT INTO closes (asset_id, day, close, source) SELECT 1000, day, 1, 'x' FROM closes WHERE asset_id = 1",
+        "TRUNCATE closes",
+    ],
+)
+def test_a_worker_sees_what_is_changed_by_hand(engine: Engine, statement: str) -> None:
+    cache, night = MarketCache(5), day_number(LAST)
+    before = of_worker(engine, cache, 1, (night, night))
+    with session_scope(engine) as session:
+        session.execute(text(statement))
+    after = of_worker(engine, cache, 1, (night, night))
+    assert not np.array_equal(after.last, before.last)
+    assert_same(after, load(engine, (night, night)))
+    assert of_worker(engine, cache, 1, (night, night)) is after

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, text
@@ -15,6 +16,7 @@ from core.database import session_scope
 from core.errors import UsageError
 from models.tables import Asset, Close, PriceCorrection
 from price_sources.closes import BadRow
+from services.closed_days import ClosedDays
 from services.prices import ImportSummary, RejectedRowsError, import_closes, latest_close
 from tests.support.polling import wait_until
 
@@ -31,8 +33,8 @@ def run_import(engine: Engine, path: Path, content: str | None = None, *, strict
 
 
 def summary(rows: int, **others: int) -> ImportSummary:
-    counts = dict.fromkeys(("inserted", "updated", "unchanged", "corrected", "kept", "new_symbols"), 0) | others
-    return ImportSummary(rows=rows, rejected=[], **counts)
+    counts: dict[str, Any] = dict.fromkeys(("inserted", "updated", "unchanged", "corrected", "kept", "new_symbols"), 0)
+    return ImportSummary(rows=rows, rejected=[], **counts | others)
 
 
 def stored(engine: Engine) -> list[tuple[object, ...]]:
@@ -177,3 +179,14 @@ def test_real_prices_come_through_to_the_last_digit(engine: Engine) -> None:
         for row, (symbol, day, *numbers) in zip(connection.execute(query), expected, strict=True):
             assert (row[0], row[1]) == (symbol, day)
             assert list(row[2:]) == [Decimal(number) for number in numbers]
+
+
+def test_closes_of_days_on_which_the_market_is_closed_are_taken_and_told_of(engine: Engine, file: Path) -> None:
+    # A Friday, a Saturday and a Sunday.
+    content = "symbol,day,close\nB,2024-01-05,1\nB,2024-01-06,2\nA,2024-01-06,2\nA,2024-01-07,2\n"
+    assert run_import(engine, file, content).closed_days is None
+    with session_scope(engine) as session:
+        again = import_closes(session, file, now=NOW, calendar="weekdays")
+    assert (again.unchanged, again.closed_days) == (4, ClosedDays(3, "A", date(2024, 1, 6), "weekdays"))
+    with session_scope(engine) as session:
+        assert import_closes(session, file, now=NOW, calendar="24/7").closed_days is None
