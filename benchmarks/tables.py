@@ -64,6 +64,7 @@ _PRICE_NUMBERS = (
     ("their bytes, GB", "month_gb", 1),
 )
 _MANY_NIGHTS, _MANY_DAYS, _ROUNDS = 60, 30, 8
+_MORE_ASSETS = (1_000, 10_000)
 _SYMBOLS, _PEER_SYMBOLS, _WINDOWS = 10_000, 1_000, 12
 
 
@@ -75,15 +76,19 @@ def tables(*, users: int, settings: Settings, tell: Tell = lambda _: None) -> It
     """
     tenth = max(users // 10, 1)
 
-    def night(count: int, workers: int = settings.workers, nights: int = 3, **options: Any) -> Figures:
-        return measure_nights(users=count, nights=nights, workers=workers, settings=settings, tell=tell, **options)
+    def night(count: int, nights: int = 3, **options: Any) -> Figures:
+        return measure_nights(
+            users=count, nights=nights, workers=settings.workers, settings=settings, tell=tell, **options
+        )
 
     largest = night(users)
     yield _spreads(f"A night of {users:,} users, {settings.workers} workers", largest, _NIGHT_ROWS)
     yield _split(largest)
     # Short nights differ more from each other.
     by_users = [night(max(users // 100, 1), nights=9), night(tenth, nights=9), largest]
-    yield _by_users(by_users)
+    yield _compared("By users", "users", by_users)
+    by_assets = [by_users[1], *(night(tenth, assets=assets) for assets in _MORE_ASSETS)]
+    yield _compared(f"By assets, {tenth:,} users", "assets", by_assets)
     by_workers = measure_workers(
         users=users, rounds=_ROUNDS, workers=settings.workers, against=(1, 3), settings=settings, tell=tell
     )
@@ -129,15 +134,15 @@ def _split(figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def _by_users(measured: Sequence[Figures]) -> str:
+def _compared(title: str, what: str, measured: Sequence[Figures]) -> str:
     lines = [
-        "| By users: users | night, s | users a second | ratio to the floor | worker's memory, MiB |",
+        f"| {title}: {what} | night, s | users a second | ratio to the floor | worker's memory, MiB |",
         "|---|---|---|---|---|",
     ]
     for figures in measured:
         median = {name: figures[name]["median"] for name in ("night_seconds", "users_per_second", "ratio_to_floor")}
         lines.append(
-            f"| {figures['users']:,} | {median['night_seconds']:.2f} | {median['users_per_second']:,.0f} |"
+            f"| {figures[what]:,} | {median['night_seconds']:.2f} | {median['users_per_second']:,.0f} |"
             f" {median['ratio_to_floor']:.2f} | {figures['worker_peak_rss_mib']['max']:.0f} |"
         )
     return "\n".join(lines)

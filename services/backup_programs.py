@@ -46,6 +46,14 @@ class Programs:
         return str(self.directory / name)
 
 
+class NoProgramsError(NightshiftError):
+    """No programs fit a server: what is lacking, and what to do."""
+
+    def __init__(self, lacking: str, remedy: str) -> None:
+        super().__init__(f"{lacking}: {remedy}")
+        self.lacking, self.remedy = lacking, remedy
+
+
 def find_programs(major: int, url: str = "", *, directory: Path | None = None) -> Programs:
     """The programs for a server of `major`: those of that version, else the oldest that are newer.
 
@@ -58,27 +66,42 @@ def find_programs(major: int, url: str = "", *, directory: Path | None = None) -
         directory: nowhere but there (NIGHTSHIFT_POSTGRES_PROGRAMS).
 
     Raises:
-        NightshiftError: there are none, or only older ones, which cannot dump a newer server, or ones without TLS.
+        NoProgramsError: there are none, or only older ones, which cannot dump a newer server, or ones without TLS.
     """
     directories = _directories() if directory is None else [directory]
     found = [programs for each in dict.fromkeys(directories) if (programs := _programs_in(each)) is not None]
     with_tls = demands_tls(url)
-    fitting = [each for each in found if each.major >= major and (_knows_tls(each) or not with_tls)]
+    fitting = [each for each in found if each.major >= major and (knows_tls(each) or not with_tls)]
     if fitting:
         return min(fitting, key=lambda programs: programs.major)
-    others = ", ".join(f"{each.major}{' without TLS' if with_tls and not _knows_tls(each) else ''}" for each in found)
+    others = ", ".join(f"{each.major}{' without TLS' if with_tls and not knows_tls(each) else ''}" for each in found)
     where = "here" if directory is None else f"in {directory}"
     has = f"only version {others} is {where}" if others else f"there is none {where}"
-    raise NightshiftError(
+    raise NoProgramsError(
         f"a server of PostgreSQL {major}{' that is asked by TLS' if with_tls else ''} needs pg_dump and pg_restore"
-        f" of version {major} or newer{' with TLS' if with_tls else ''}, and {has}: install postgresql-client-{major},"
-        f" or name their directory in {PREFIX}POSTGRES_PROGRAMS"
+        f" of version {major} or newer{' with TLS' if with_tls else ''}, and {has}",
+        f"install postgresql-client-{major}, or name their directory in {PREFIX}POSTGRES_PROGRAMS",
     )
 
 
 def demands_tls(url: str) -> bool:
     """Whether the URL of a database lets nobody connect without TLS."""
     return bool(url) and make_url(url).query.get("sslmode") in _TLS_MODES
+
+
+@lru_cache(maxsize=16)
+def knows_tls(programs: Programs) -> bool:
+    """Whether these programs can speak TLS; the embedded server's cannot."""
+    # Their libpq refuses the mode before it looks for a server; nobody is at that place.
+    nowhere = "host=/nonexistent sslmode=require"
+    try:
+        done = subprocess.run(  # noqa: S603
+            [programs.path("pg_dump"), f"--dbname={nowhere}", "--no-password"], capture_output=True, text=True,
+            check=False, timeout=20, env={"LC_ALL": "C"},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return "not compiled in" not in done.stderr
 
 
 def run_program(
@@ -140,20 +163,6 @@ def _programs_in(directory: Path) -> Programs | None:
     versions = [_major(directory / name) for name in ("pg_dump", "pg_restore")]
     majors = [version for version in versions if version is not None]
     return Programs(directory, min(majors)) if len(majors) == len(versions) else None
-
-
-@lru_cache(maxsize=16)
-def _knows_tls(programs: Programs) -> bool:
-    # Their libpq refuses the mode before it looks for a server; nobody is at that place.
-    nowhere = "host=/nonexistent sslmode=require"
-    try:
-        done = subprocess.run(  # noqa: S603
-            [programs.path("pg_dump"), f"--dbname={nowhere}", "--no-password"], capture_output=True, text=True,
-            check=False, timeout=20, env={"LC_ALL": "C"},
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return "not compiled in" not in done.stderr
 
 
 def _major(program: Path) -> int | None:

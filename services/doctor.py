@@ -23,6 +23,7 @@ from services.cache_server import cache_url
 from services.doctor_database import DATABASE, examine_database, plain_connection
 from services.doctor_findings import Finding, Group, Severity
 from services.doctor_machine import MACHINE, Clock, examine_clocks, examine_disks
+from services.doctor_programs import examine_programs
 from services.doctor_redis import BROKER, CACHE, examine_broker, examine_cache
 from services.doctor_schema import SCHEMA, examine_revision, examine_tables, is_current
 from services.doctor_settings import SETTINGS, examine_settings
@@ -113,6 +114,7 @@ class _Visit:
 
         self._clocks["PostgreSQL"] = ask
         yield from examine_database(connection)
+        yield from examine_programs(connection, self._patient.database_url, self._patient.settings)
 
     def _redis(self) -> Iterator[Finding]:
         # Its own block: that is where a refusal becomes one of ours.

@@ -16,6 +16,7 @@ from services.alerts import active_alerts
 from services.doctor_findings import Finding, Group
 from services.metrics_backups import backup_metrics
 from services.metrics_server import server_metrics
+from services.wording import counted
 
 WORKERS, STACK = Group("workers"), Group("stack")
 # A lease, a transaction beside it, and a tick's own; exporter, status page, commands and people.
@@ -122,7 +123,7 @@ def examine_backups(engine: Engine, settings: Settings, *, now: datetime) -> Ite
         made = backup_metrics(session, settings)
     due = timedelta(hours=settings.backup_hours) + _BACKUP_TAKES
     if made.damaged:
-        detail = f"{made.damaged} backups did not stand their verification"
+        detail = f"{counted(made.damaged, 'backup', 'backups')} did not stand verification"
         yield STACK.error(
             "backups", detail, "`nightshift backup list` names them; `nightshift backup create` makes another"
         )

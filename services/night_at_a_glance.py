@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 
 from core.queues import Queue
 from core.settings import Settings
-from schedules.calendar import next_due
 from services.alerts import AlertView, active_alerts
 from services.observed import BrokerState, Observed, observe
 from services.problems import Problem, find_problems
 from services.runs import RunView, count_quarantine, list_runs, newest_nightly
+from services.scheduler import next_night
 from services.window_states import WindowState
 
 NEWEST_RUNS = 8
@@ -81,7 +81,7 @@ class Glance:
 def read_glance(session: Session, redis_url: str, *, now: datetime, settings: Settings) -> Glance:
     """Read the database and Redis."""
     seen = _observe(session, redis_url, now, settings)
-    day, due = next_due(now, settings.nightly_at)
+    day, due = next_night(session, now=now, settings=settings)
     row = session.execute(_FIGURES).one()
     registry = seen.broker.registry if seen.broker else None
     return Glance(

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from core.queues import Queue
 from services.metrics_night import WINDOWS
 from services.observed import Observed
+from services.wording import counted, span
 
 PAGE, WARNING = "page", "warning"
 RUNBOOKS = "docs/runbooks"
@@ -59,18 +60,6 @@ def find_problems(observed: Observed) -> list[Problem]:
     return sorted(found, key=lambda problem: problem.severity != PAGE)
 
 
-def span(seconds: float) -> str:
-    """A length of time as people say it: 45 s, 12 min, 3 h 20 min, 2 days."""
-    whole = max(round(seconds), 0)
-    if whole < 120:
-        return f"{whole} s"
-    if whole < 7_200:
-        return f"{whole // 60} min"
-    if whole < 172_800:
-        return f"{whole // 3_600} h {whole % 3_600 // 60} min"
-    return f"{whole // 86_400:,} days"
-
-
 def _redis_away(seen: Observed, _: float) -> Iterator[str]:
     if seen.redis_error is not None:
         yield f"{seen.redis_error}: no message reaches a worker"
@@ -90,7 +79,8 @@ def _exporter_absent(seen: Observed, _: float) -> Iterator[str]:
 
 def _slow(seen: Observed, limit: float) -> Iterator[str]:
     if seen.database.slow > limit:
-        yield f"{seen.database.slow} statements have run for over 5 s, the longest for {span(seen.database.longest)}"
+        slow = counted(seen.database.slow, "statement has", "statements have")
+        yield f"{slow} run for over 5 s, the longest for {span(seen.database.longest)}"
 
 
 def _connections(seen: Observed, limit: float) -> Iterator[str]:
@@ -109,14 +99,15 @@ def _without_worker(seen: Observed, _: float) -> Iterator[str]:
         return
     unserved = [queue for queue in Queue if not seen.served.get(queue)]
     if unserved:
-        waiting = sum(seen.broker.waiting.get(queue, 0) for queue in unserved) if seen.broker else 0
+        waiting = sum(seen.broker.waiting.get(queue, 0) for queue in unserved) if seen.broker else None
         whom = "no worker answers" if len(unserved) == len(Queue) else f"nobody serves {', '.join(unserved)}"
-        yield f"{whom}; {waiting:,} messages wait"
+        yield whom if waiting is None else f"{whom}; {counted(waiting, 'message waits', 'messages wait')}"
 
 
 def _worker_lost(seen: Observed, limit: float) -> Iterator[str]:
     if seen.broker is not None and (workers := seen.broker.registry) is not None and workers.lost > limit:
-        yield f"{workers.lost} groups of workers have not answered for 30 s and did not say goodbye"
+        groups = counted(workers.lost, "group of workers has", "groups of workers have")
+        yield f"{groups} not answered for 30 s and did not say goodbye"
 
 
 def _beat(seen: Observed, limit: float) -> Iterator[str]:
@@ -149,7 +140,8 @@ def _put_back(seen: Observed, limit: float) -> Iterator[str]:
 def _outbox(seen: Observed, limit: float) -> Iterator[str]:
     for kind in seen.outbox:
         if kind.kind != "digest" and kind.age is not None and kind.age > limit:
-            yield f"{kind.pending:,} notifications of kind {kind.kind} are not sent, the oldest for {span(kind.age)}"
+            what = (f"notification of kind {kind.kind} is", f"notifications of kind {kind.kind} are")
+            yield f"{counted(kind.pending, *what)} not sent, the oldest for {span(kind.age)}"
 
 
 def _not_started(seen: Observed, limit: float) -> Iterator[str]:
@@ -192,7 +184,8 @@ def _failures(seen: Observed, limit: float) -> Iterator[str]:
 
 def _quarantined(seen: Observed, limit: float) -> Iterator[str]:
     if seen.runs.quarantined > limit:
-        yield f"{seen.runs.quarantined:,} users are in quarantine, whole or with some of their simulations"
+        users = counted(seen.runs.quarantined, "user is", "users are")
+        yield f"{users} in quarantine, whole or with some of their simulations"
 
 
 def _missed(seen: Observed, limit: float) -> Iterator[str]:
@@ -204,7 +197,8 @@ def _missed(seen: Observed, limit: float) -> Iterator[str]:
 def _burn(seen: Observed, limit: float, *windows: str) -> Iterator[str]:
     late = {window: seen.night.due.get(window, 0) - seen.night.in_time.get(window, 0) for window in WINDOWS}
     if all(late[window] > limit * _BUDGET * seen.night.due.get(window, 0) for window in windows):
-        yield f"of the nights of the last {_WINDOW_NAMES[windows[0]]} {late[windows[0]]} were late"
+        nights = counted(late[windows[0]], "was", "were")
+        yield f"of the nights of the last {_WINDOW_NAMES[windows[0]]} {nights} late"
 
 
 def _burns_fast(seen: Observed, limit: float) -> Iterator[str]:
@@ -226,7 +220,8 @@ def _price_stale(seen: Observed, limit: float) -> Iterator[str]:
 def _provider(seen: Observed, limit: float) -> Iterator[str]:
     failing = seen.prices.alerts.get("prices_failed", 0)
     if failing > limit:
-        yield f"{failing} sources of prices did not deliver their newest windows"
+        sources = counted(failing, "source of prices", "sources of prices")
+        yield f"{sources} did not deliver the newest windows"
 
 
 def _backup_old(seen: Observed, grace: float) -> Iterator[str]:
@@ -242,7 +237,8 @@ def _backup_old(seen: Observed, grace: float) -> Iterator[str]:
 def _backup_unverified(seen: Observed, grace: float) -> Iterator[str]:
     interval = seen.backups.interval
     if seen.backups.damaged:
-        yield f"{seen.backups.damaged} backups that are kept did not stand their verification"
+        damaged = counted(seen.backups.damaged, "backup that is kept", "backups that are kept")
+        yield f"{damaged} did not stand verification"
     elif interval is None:
         return
     elif seen.backups.proven is None:

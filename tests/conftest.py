@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import signal
+import threading
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -61,6 +63,11 @@ LONGEST = (
 
 _numbers = itertools.count(1)
 _REDIS_DATABASES = 16
+
+# A shell has what it runs in the background ignore Ctrl-C, and whatever a test starts inherits that: no test could
+# interrupt it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

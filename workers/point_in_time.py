@@ -59,16 +59,23 @@ class Recovered:
 
 
 def base_backup(url: str, settings: Settings, *, now: datetime) -> Base:
-    """Copy the cluster of `url` while it works, and remove bases and log that are older than backups are kept.
+    """Copy the embedded cluster of the home while it works; bases and log that are older than backups are kept go.
 
     Raises:
-        UsageError: no archive is set.
+        UsageError: no archive is set, or `url` is of another server, which `recover` could not bring back.
         NightshiftError: pg_basebackup failed: the role needs REPLICATION.
     """
     bases = _bases_directory(settings)
     with _session(url) as session:
         major = session.info.server_version // 10_000
+        name = session.execute("SHOW cluster_name").fetchone()
         mode = session.execute("SHOW archive_mode").fetchone()
+    cluster = settings.nightshift_home() / "postgres"
+    if name is None or not cluster.is_dir() or name[0] != _server(settings, cluster).marker:
+        raise UsageError(
+            f"the server is not the embedded one of {settings.nightshift_home()}, and a recovery brings back no other:"
+            ' docs/backups.md, "A server of your own", says how its log is archived and its base is copied'
+        )
     if mode is None or mode[0] == "off":
         raise NightshiftError("the server archives no log: start it with NIGHTSHIFT_WAL_ARCHIVE set, then try again")
     programs = find_programs(major, url, directory=settings.postgres_programs)
@@ -116,7 +123,7 @@ def recover(settings: Settings, *, at: datetime | None, now: datetime) -> Recove
     cluster, kept, new = home / "postgres", home / now.strftime(_KEPT), beside / "postgres"
     with home_held(home):
         for directory in (cluster, new):
-            ServerProcess("postgres", directory, home / "log" / "postgres.log", signal.SIGINT).end_leftovers()
+            _server(settings, directory).end_leftovers()
         shutil.rmtree(beside, ignore_errors=True)
         try:
             _lay_out(base, home, beside, wal)
@@ -129,6 +136,10 @@ def recover(settings: Settings, *, at: datetime | None, now: datetime) -> Recove
         _swap(cluster, kept, new)
         shutil.rmtree(beside)
     return Recovered(base, until, kept if there else None)
+
+
+def _server(settings: Settings, cluster: Path) -> ServerProcess:
+    return ServerProcess("postgres", cluster, settings.nightshift_home() / "log" / "postgres.log", signal.SIGINT)
 
 
 def _lay_out(base: Base, home: Path, beside: Path, archive: Path | None) -> None:

@@ -15,12 +15,13 @@ import pytest
 
 from compose.health import IllError, check
 from compose.requirements import LEFT_OUT, requirements
-from tests.support.compose import COMPOSE, ours
+from tests.support.compose import COMPOSE, ours, services
 from tests.support.nights import ROOT
 
 DOCKERFILE = (COMPOSE / "Dockerfile").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 ROOMS = [name.removesuffix("*") for name in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
+POSTGRES = services()["postgres"]["image"]
 FROM_BUILD = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
 COPIED = [source for line in FROM_BUILD for source in line.split()]
 
@@ -36,12 +37,25 @@ def test_the_linter_finds_nothing() -> None:
 def test_it_runs_as_nobody_special_and_says_how_it_is() -> None:
     stages = DOCKERFILE.split("\nFROM ")
     last = stages[-1]
-    assert len(stages) == 3  # what comes before the first, too
+    assert len(stages) == 4  # what comes before the first, too
     assert re.findall(r"^USER (\S+)$", last, re.MULTILINE) == ["10001:10001"]
     assert "HEALTHCHECK" in last
-    assert "apt-get" not in last
     assert not re.search(r"^ADD |curl|wget|https?://", DOCKERFILE, re.MULTILINE)
-    assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) == {"python:3.13-slim-trixie"}
+    assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) == {"python:3.13-slim-trixie", POSTGRES}
+
+
+def test_its_postgresql_programs_are_of_the_servers_version_and_from_where_its_image_has_them() -> None:
+    last = DOCKERFILE.split("\nFROM ")[-1]
+    major = re.match(r"postgres:(\d+)\.\d+-trixie$", POSTGRES)
+    assert major
+    assert re.findall(r"apt-get install [^&]*", last) == [
+        f"apt-get install --yes --no-install-recommends postgresql-client-{major[1]} \\\n    "
+    ]
+    # The key and the place of the packages come together; as which user, the last line says.
+    assert re.findall(r"^COPY --from=postgres (\S+) (\S+)$", last, re.MULTILINE) == [
+        (path, path) for path in ("/usr/local/share/keyrings/postgres.gpg.asc", "/etc/apt/sources.list.d/pgdg.list")
+    ]
+    assert last.index("apt-get") < last.index("USER ")
 
 
 def test_no_secret_goes_in() -> None:

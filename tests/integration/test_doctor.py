@@ -293,7 +293,7 @@ def test_alerts_and_backups(site: Site) -> None:
         "warning", "the newest proven is 13.5 h old: a backup that was never restored is a hope"
     )  # fmt: skip
     record.unverified(ValueError("a flipped byte"))
-    assert ("error", "1 backups did not stand their verification") in found(later=13.5)
+    assert ("error", "1 backup did not stand verification") in found(later=13.5)
     change(site.engine, "DELETE FROM backups WHERE name = 'backup-2'")
     assert site.examined() == {}
 

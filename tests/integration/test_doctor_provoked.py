@@ -115,3 +115,15 @@ def test_servers_elsewhere_without_tls(database: str, redis_url: str, tmp_path: 
         (finding,) = findings["settings", name]
         assert finding["severity"] == "warning"
         assert finding["detail"].startswith(f"the way to {net.address} is not encrypted")
+
+
+def test_backup_programs_that_are_older_than_the_server(database: str, redis_url: str, tmp_path: Path) -> None:
+    programs = old_postgres()
+    if programs is None:
+        pytest.skip(NO_OLD_POSTGRES)
+    findings = found(tmp_path, ServerUrls(database, redis_url), postgres_programs=programs, backup_to=tmp_path)
+    (finding,) = findings["database", "backup programs"]
+    assert finding["severity"] == "error"
+    only = f"only version {programs.parent.name} is in {programs}"
+    assert finding["detail"].endswith(f"of version 18 or newer, and {only}")
+    assert finding["remedy"].startswith("install postgresql-client-18, or name")

@@ -136,7 +136,13 @@ def test_the_old_cluster_is_put_back_or_the_next_start_says_how(chosen: Settings
 def test_without_an_archive_it_says_so(database: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="NIGHTSHIFT_WAL_ARCHIVE is not set"):
         base_backup(database, settings(home=tmp_path), now=NOW)
-    with pytest.raises(NightshiftError, match="the server archives no log"):
-        base_backup(database, settings(home=tmp_path, wal_archive=str(tmp_path / "archive")), now=NOW)
+    chosen = settings(home=tmp_path / "home", wal_archive=str(tmp_path / "archive"))
+    with pytest.raises(UsageError, match=r"is not the embedded one of .*home, .*A server of your own"):
+        base_backup(database, chosen, now=NOW)
+    with (
+        EmbeddedServers(tmp_path / "home", serve_redis=False) as servers,
+        pytest.raises(NightshiftError, match="the server archives no log"),
+    ):
+        base_backup(servers.start().database_url, chosen, now=NOW)
     with pytest.raises(UsageError, match="there is no base backup"):
         recover(settings(home=tmp_path, wal_archive=str(tmp_path / "archive")), at=None, now=NOW)

@@ -20,9 +20,10 @@ from services.metrics_redis import RedisServer
 from services.metrics_runs import RunMetrics
 from services.metrics_server import ServerMetrics
 from services.observed import BrokerState, Observed
-from services.problems import CHECKS, PAGE, find_problems, span
+from services.problems import CHECKS, PAGE, find_problems
 from services.queue_state import queue_key
 from services.window_states import WindowState
+from services.wording import counted, span
 from services.worker_registry import WorkersState
 from tests.support.cli import Shell
 from tests.support.exporter import NOW
@@ -107,7 +108,7 @@ CASES: dict[str, tuple[Change, Change, str]] = {
     "NightshiftExporterAbsent": (broker(), broker(registry=None), "no alert can fire"),
     "NightshiftQueueWithoutWorker": (
         plain(served=dict.fromkeys(Queue, 2)), plain(served=dict.fromkeys(Queue, 1) | {"prices": 0}),
-        "nobody serves prices; 0 messages wait",
+        "nobody serves prices; no message waits",
     ),
     "NightshiftBeatSilent": (
         plain(last_tick=NOW - 90 * AGO), plain(last_tick=NOW - 91 * AGO), "the last tick was worked on 91 s ago",
@@ -129,17 +130,17 @@ CASES: dict[str, tuple[Change, Change, str]] = {
     "NightshiftNightTooLong": (night(seconds=300.0), night(seconds=301.0), "running for 5 min"),
     "NightshiftNightFailures": (night(failed=10), night(failed=11), "11 of the night's 1,000 users (1.1%) failed"),
     "NightshiftNightFailuresMany": (night(failed=50), night(failed=51), "51 of the night's 1,000 users (5.1%) failed"),
-    "NightshiftUsersQuarantined": (runs(quarantined=0), runs(quarantined=1), "1 users are in quarantine"),
+    "NightshiftUsersQuarantined": (runs(quarantined=0), runs(quarantined=1), "1 user is in quarantine"),
     "NightshiftDayMissed": (
         nights(missed_at=NOW - timedelta(days=1)), nights(missed_at=NOW - timedelta(hours=3)), "3 h 0 min ago",
     ),
     "NightshiftErrorBudgetFastBurn": (
         nights(in_time={"1d": 1, "7d": 6, "30d": 29}), nights(in_time={"1d": 0, "7d": 6, "30d": 29}),
-        "of the nights of the last day 1 were late",
+        "of the nights of the last day 1 was late",
     ),
     "NightshiftErrorBudgetSlowBurn": (
         nights(in_time={"1d": 1, "7d": 7, "30d": 29}), nights(in_time={"1d": 1, "7d": 6, "30d": 29}),
-        "of the nights of the last 30 days 1 were late",
+        "of the nights of the last 30 days 1 was late",
     ),
     "NightshiftDatabaseSlow": (
         plain(), plain(database=ServerMetrics({}, 97, 2, 7.0, 0)), "2 statements have run for over 5 s",
@@ -153,7 +154,7 @@ CASES: dict[str, tuple[Change, Change, str]] = {
         broker(server=RedisServer(81 * 2**20, 100 * 2**20, 0, 0)), "Redis uses 81% of 100 MiB",
     ),
     "NightshiftDiskFull": (plain(disk_used=0.85), plain(disk_used=0.86), "86% of the disk"),
-    "NightshiftWorkerLost": (broker(), broker(registry=replace(REGISTRY, lost=1)), "1 groups of workers"),
+    "NightshiftWorkerLost": (broker(), broker(registry=replace(REGISTRY, lost=1)), "1 group of workers has"),
     "NightshiftQueueLong": (
         # Long, but it gets shorter.
         broker(waiting={"simulations": 900}), broker(waiting={"prices": 101}), "101 messages wait in prices",
@@ -196,9 +197,9 @@ def test_a_problem_is_found_from_its_limit_on(name: str) -> None:
     [
         ({"newest": None, "proven": None}, ["there is no backup", "no backup was ever restored and found equal"]),
         ({"interval": None, "newest": None, "proven": None}, []),
-        ({"interval": None, "damaged": 2}, ["2 backups that are kept did not stand their verification"]),
+        ({"interval": None, "damaged": 2}, ["2 backups that are kept did not stand verification"]),
         # Those of an hour ago were whole: that one is damaged is worth a line all the same.
-        ({"damaged": 1}, ["1 backups that are kept did not stand their verification"]),
+        ({"damaged": 1}, ["1 backup that is kept did not stand verification"]),
     ],
 )
 def test_backups_are_missed_only_where_they_are_wanted(changes: dict[str, object], said: list[str]) -> None:
@@ -238,6 +239,19 @@ def test_every_alert_has_a_problem_of_its_name_severity_and_limit() -> None:
 )
 def test_spans_are_said_as_people_do(seconds: float, words: str) -> None:
     assert span(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("waiting", "said"),
+    [(0, "no message waits"), (1, "1 message waits"), (2, "2 messages wait"), (1_000, "1,000 messages wait")],
+)
+def test_what_is_counted_is_said_as_people_do(waiting: int, said: str) -> None:
+    assert counted(waiting, "message waits", "messages wait") == said
+
+
+def test_nobody_knows_what_waits_in_a_redis_that_does_not_answer() -> None:
+    silent = plain(served={}, broker=None, redis_error="Redis is out of reach")(WELL)
+    assert "no worker answers" in [problem.detail for problem in find_problems(silent)]
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ CERTIFIED = "certified"
 """The database that asks for a certificate in the name of the role, besides its password."""
 _HBA = f"""
 hostssl {CERTIFIED} nightshift_owner {LOOPBACK}/32 scram-sha-256 clientcert=verify-full
+hostssl replication all {LOOPBACK}/32 scram-sha-256 clientcert=verify-full
 hostssl all all {LOOPBACK}/32 scram-sha-256
 """
 _CONFIGURATION = f"""
@@ -63,16 +64,17 @@ def _postgres() -> list[Path]:
 
 
 @contextmanager
-def postgres_of_debian(directory: Path, authority: Authority) -> Iterator[str]:
-    """The URL of its superuser. Whoever comes without TLS is refused, and in `CERTIFIED` without a certificate too."""
+def postgres_of_debian(directory: Path, authority: Authority, more: str = "") -> Iterator[str]:
+    """The URL of its superuser. Whoever comes without TLS is refused, and in `CERTIFIED` without a certificate too.
+
+    So is a base backup. `more`: lines of its postgresql.conf, in which `..` is `directory`.
+    """
     programs = postgres_programs()
     # It refuses to run as root: as the embedded one it is another user's, who gets an open directory.
     user = _server_user(directory)
     directory.mkdir()
     _give(directory, user)
     _write_new(directory / "password", PASSWORD, user)
-    port = free_port(None)
-    process = ServerProcess("postgres", directory / "data", directory.with_suffix(".log"), signal.SIGINT)
     with _open_directory(directory, user) as (path, pass_fds):
         _run(
             [
@@ -81,14 +83,27 @@ def postgres_of_debian(directory: Path, authority: Authority) -> Iterator[str]:
             ],
             cwd=directory, user=user, pass_fds=pass_fds,
         )  # fmt: skip
-        data = directory / "data"
-        for name, content in authority.server_files("localhost").items():
-            _write_new(data / name, content, user)
-        (data / "pg_hba.conf").write_text(_HBA, "utf-8")
-        with (data / "postgresql.conf").open("a") as configuration:
-            configuration.write(f"{_CONFIGURATION}port = {port}\n")
+    data = directory / "data"
+    for name, content in authority.server_files("localhost").items():
+        _write_new(data / name, content, user)
+    (data / "pg_hba.conf").write_text(_HBA, "utf-8")
+    with (data / "postgresql.conf").open("a") as configuration:
+        configuration.write(_CONFIGURATION + more)
+    with served(directory) as url:
+        yield url
+
+
+@contextmanager
+def served(directory: Path) -> Iterator[str]:
+    """The URL of the superuser of such a server, whose cluster, `data` in `directory`, is there already."""
+    user, port = _server_user(directory), free_port(None)
+    process = ServerProcess("postgres", directory / "data", directory.with_suffix(".log"), signal.SIGINT)
+    with _open_directory(directory, user) as (path, pass_fds):
         process.spawn(
-            [str(programs / "postgres"), "-D", f"{path}/data", "-c", f"cluster_name={process.marker}"],
+            [
+                str(postgres_programs() / "postgres"), "-D", f"{path}/data", "-p", str(port),
+                "-c", f"cluster_name={process.marker}",
+            ],
             user=user, pass_fds=pass_fds, environment={"LC_ALL": "C", "PATH": os.defpath},
         )  # fmt: skip
     url = f"postgresql://postgres:{PASSWORD}@localhost:{port}/postgres"
