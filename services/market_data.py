@@ -9,6 +9,9 @@ kept under a version may hold later closes than it says, never earlier ones: the
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import NamedTuple
+
+from psycopg.rows import args_row
 
 from engine.market import Market
 from services.closes_seen import ClosesSeen, read_closes_seen
@@ -18,14 +21,27 @@ from services.locks import Connection
 _KEPT_BYTES = 16 * 2**20
 
 
-_VERSION = "SELECT version FROM closes_version"
+# A database that is brought back from a backup counts on from the version that it had then.
+_VERSION = """
+SELECT version, pg_postmaster_start_time()::text, (SELECT oid FROM pg_database WHERE datname = current_database())
+FROM closes_version
+"""
 
 
-def closes_version(connection: Connection) -> int:
-    """Raised whenever closes change of days that a night has come to. One round trip."""
-    row = connection.execute(_VERSION).fetchone()
+class ClosesVersion(NamedTuple):
+    """`number` is raised whenever closes change of days that a night has come to; the rest is whose number it is."""
+
+    number: int
+    server_start: str
+    database: int
+
+
+def closes_version(connection: Connection) -> ClosesVersion:
+    """The version of the closes of now. One round trip."""
+    with connection.cursor(row_factory=args_row(ClosesVersion)) as cursor:
+        row = cursor.execute(_VERSION).fetchone()
     assert row is not None  # noqa: S101 - the migration made the row
-    return int(str(row[0]))
+    return row
 
 
 class MarketCache:
@@ -38,8 +54,8 @@ class MarketCache:
     def __init__(self, max_stale_days: int, size: int = 3) -> None:
         self._max_stale_days = max_stale_days
         self._size = size
-        self._markets: OrderedDict[tuple[int, int, int, int], Market] = OrderedDict()
-        self._seen: tuple[int, ClosesSeen] | None = None
+        self._markets: OrderedDict[tuple[int, int, int, ClosesVersion], Market] = OrderedDict()
+        self._seen: tuple[ClosesVersion, ClosesSeen] | None = None
 
     def get(self, connection: Connection, run_id: int, days: tuple[int, int]) -> Market:
         """The market of these day numbers for a run, with the closes of now and the row before, which signals need.
@@ -64,7 +80,7 @@ class MarketCache:
     def _bytes(self) -> int:
         return sum(market.nbytes for market in self._markets.values())
 
-    def _load(self, connection: Connection, version: int, rows: tuple[int, int]) -> Market:
+    def _load(self, connection: Connection, version: ClosesVersion, rows: tuple[int, int]) -> Market:
         known = self._seen[1] if self._seen is not None and self._seen[0] == version else None
         seen = read_closes_seen(connection, rows, known)
         if known is None or seen.last >= known.last:

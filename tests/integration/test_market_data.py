@@ -11,11 +11,13 @@ import pytest
 from sqlalchemy import Engine, text
 
 from core.clock import day_number
-from core.database import driver_connection, session_scope
+from core.database import driver_connection, make_engine, session_scope
 from engine.market import Market
 from engine.strategies.base import MAX_LOOKBACK
 from services import closes_seen
 from services.market_data import MarketCache
+from tests.support.database import new_database
+from workers.embedded import ServerUrls
 
 LAST = date(2026, 3, 20)
 DAYS = 900  # of history, to the day after LAST
@@ -172,6 +174,20 @@ def test_of_days_that_are_settled_nothing_is_read_again_until_the_version_is_ano
     with session_scope(engine) as session:
         session.execute(text(RAISE))
     assert 111 in of_worker(engine, cache, 3, (night, night)).compact[:, 0]
+
+
+def test_a_database_that_was_brought_back_is_another_one(servers: ServerUrls) -> None:
+    """Though its closes have the version, and its run the number, of those that the worker has seen."""
+    cache, night, found = MarketCache(5), day_number(LAST), []
+    for number in range(2):
+        with new_database(servers.database_url, f"market_{number}") as url:
+            engine = make_engine(url, application="test")
+            with session_scope(engine) as session:
+                session.execute(text("INSERT INTO assets (id, symbol) OVERRIDING SYSTEM VALUE VALUES (1, 'A1')"))
+            put(engine, 1, LAST - timedelta(days=100), 10 + number, raising=False)
+            found.append(of_worker(engine, cache, 1, (night, night)).last[:, 0].tolist())
+            engine.dispose()
+    assert found == [[10, 10], [11, 11]]
 
 
 @pytest.mark.usefixtures("closes")

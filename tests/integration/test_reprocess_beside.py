@@ -200,7 +200,7 @@ def test_what_makes_a_worker_load_the_closes_anew(night: Night) -> None:
     def loaded() -> tuple[int, Market]:
         with night.engine.connect() as connection:
             driver = driver_connection(connection)
-            return closes_version(driver), cache.get(driver, 1, days)
+            return closes_version(driver).number, cache.get(driver, 1, days)
 
     version, market = loaded()
     # A day that no night has come to, and today's ticks, which come every five minutes.
