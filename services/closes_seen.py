@@ -7,10 +7,9 @@ a worker has done before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +31,8 @@ _USUAL_DAYS = 380
 _UNSETTLED_DAYS = 7
 # What comes at once, 16 bytes a close: the server puts together, and libpq holds, the whole of it.
 _MOST_AT_ONCE = 500_000
+_HALF = 32
+_LOWER = (1 << _HALF) - 1
 
 _RECENT = "SELECT {columns} FROM closes WHERE day BETWEEN '{since}' AND '{through}'"
 _OLDER = """
@@ -49,20 +50,24 @@ class ClosesSeen:
     Attributes:
         first, last: day numbers.
         asset_ids: int32 (A,), ascending.
-        asset, day, close: int32, int32 and int64 (m,), sorted by asset, then day; closes in ticks.
+        key, close: int64 (m,), sorted by key: the asset's id in the upper half, the day number in the lower; ticks.
     """
 
     first: int
     last: int
     asset_ids: NDArray[np.int32]
-    asset: NDArray[np.int32]
-    day: NDArray[np.int32]
+    key: NDArray[np.int64]
     close: NDArray[np.int64]
 
     @property
     def settled(self) -> int:
         """The last day number whose closes stay as they are, as long as the version of the closes does."""
         return self.last - _UNSETTLED_DAYS
+
+    @property
+    def columns(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+        """Asset, day number and close, each (m,), sorted by asset, then day."""
+        return _asset(self.key), _day(self.key), self.close
 
     def reaches(self, first: int) -> bool:
         """Whether days from `first` on see nothing of the settled days that is not here."""
@@ -80,72 +85,90 @@ def read_closes_seen(connection: Connection, days: tuple[int, int], known: Close
     ids = connection.execute("SELECT id FROM assets ORDER BY id").fetchall()
     asset_ids = np.array([row[0] for row in ids], dtype=np.int32)
     if known is not None and known.reaches(first):
-        old = known.day <= known.settled
-        parts, since = [(known.asset[old], known.day[old], known.close[old])], known.settled + 1
+        old = _day(known.key) <= known.settled
+        parts = [(known.key[old], known.close[old])]
+        parts += _read_days(connection, (known.settled + 1, last), asset_ids)
     else:
-        known, parts, since = None, [], first - _USUAL_DAYS
-    parts += _read_days(connection, (since, last), len(asset_ids))
-    closes = _only(_sorted(parts), asset_ids)
-    if known is None:
-        before = np.bincount(closes[0][closes[1] < first], minlength=int(asset_ids.max(initial=0)) + 1)
+        parts = _read_window(connection, days, asset_ids)
+    return ClosesSeen(first, last, asset_ids, *_newest(_only(_sorted(parts), asset_ids), first))
+
+
+_Closes = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Keys and closes, as in ClosesSeen."""
+
+
+def _read_window(connection: Connection, days: tuple[int, int], asset_ids: NDArray[np.int32]) -> list[_Closes]:
+    """All closes of the days, and of each asset at least so many before them as a window takes, if it has them."""
+    first, last = days
+    before, lacking = np.zeros(int(asset_ids.max(initial=0)) + 1, dtype=np.intp), asset_ids
+    parts = []
+    for part in _read_days(connection, (first - _USUAL_DAYS, last), asset_ids):
+        parts.append(part)
+        key, _ = part
+        before += np.bincount(_asset(key[_day(key) < first]), minlength=len(before))[: len(before)]
         lacking = asset_ids[before[asset_ids] < _WINDOW]
-        if len(lacking):
-            closes = _sorted([closes, _read_older(connection, lacking, day_from_number(since))])
-    return ClosesSeen(first, last, asset_ids, *_newest(closes, first))
+        if not len(lacking):
+            return parts
+    return [*parts, _read_older(connection, lacking, day_from_number(first - _USUAL_DAYS))]
 
 
-_Closes = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]
-
-
-def _read_days(connection: Connection, days: tuple[int, int], assets: int) -> list[_Closes]:
-    columns, step = gathered(_COLUMNS), max(1, _MOST_AT_ONCE // max(1, assets))
-    ranges = [(since, min(since + step - 1, days[1])) for since in range(days[0], days[1] + 1, step)]
-    return [
-        _read(
-            connection,
-            _RECENT.format(columns=columns, since=day_from_number(since), through=day_from_number(through)),
-        )
-        for since, through in ranges
-    ]
+def _read_days(connection: Connection, days: tuple[int, int], asset_ids: NDArray[np.int32]) -> Iterator[_Closes]:
+    """The closes of the days, the newest first, so many days at once as are read well."""
+    columns, step = gathered(_COLUMNS), max(1, _MOST_AT_ONCE // max(1, len(asset_ids)))
+    for through in range(days[1], days[0] - 1, -step):
+        since = day_from_number(max(days[0], through - step + 1))
+        yield _read(connection, _RECENT.format(columns=columns, since=since, through=day_from_number(through)))
 
 
 def _read_older(connection: Connection, assets: NDArray[np.int32], since: date) -> _Closes:
-    query = _OLDER.format(
-        columns=gathered(_COLUMNS), assets=",".join(map(str, assets.tolist())), since=since, window=_WINDOW
-    )
-    return _read(connection, query)
+    """Of each of the assets the newest closes before `since`."""
+    listed = ",".join(map(str, assets.tolist()))
+    return _read(connection, _OLDER.format(columns=gathered(_COLUMNS), assets=listed, since=since, window=_WINDOW))
 
 
 def _read(connection: Connection, query: str) -> _Closes:
     groups = read_groups(copy_out(connection, query), _COLUMNS)
     if not groups:
-        return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     asset, day, close = (groups[0].values[column.name] for column in _COLUMNS)
-    return asset, day, close
+    return (asset.astype(np.int64) << _HALF) | day, close
 
 
-def _sorted(parts: Sequence[_Closes]) -> _Closes:
-    columns: list[NDArray[Any]] = [np.concatenate([part[number] for part in parts]) for number in range(len(_COLUMNS))]
-    asset, day, close = columns
-    # One key, and stable: what comes in order is merged, in a tenth of the time of `lexsort`.
-    order = np.argsort((asset.astype(np.int64) << 32) | day, kind="stable")
-    return asset[order], day[order], close[order]
+def _asset(key: NDArray[np.int64]) -> NDArray[np.int32]:
+    return (key >> _HALF).astype(np.int32)
+
+
+def _day(key: NDArray[np.int64]) -> NDArray[np.int32]:
+    return (key & _LOWER).astype(np.int32)
+
+
+def _sorted(parts: list[_Closes]) -> _Closes:
+    """The closes of all parts by key. Empties `parts`: of a market of many assets there is room for one copy more."""
+    key, close = (np.concatenate([part[number] for part in parts]) for number in range(2))
+    parts.clear()
+    # Stable, so that what comes in order is merged.
+    order = np.argsort(key, kind="stable")
+    return key[order], close[order]
 
 
 def _only(closes: _Closes, asset_ids: NDArray[np.int32]) -> _Closes:
     """Without those of assets that came after `asset_ids` was read: nobody whom this is for has them."""
-    there = np.zeros(max(int(asset_ids.max(initial=0)), int(closes[0].max(initial=0))) + 1, dtype=np.bool_)
+    key, close = closes
+    asset = _asset(key)
+    there = np.zeros(max(int(asset_ids.max(initial=0)), int(asset.max(initial=0))) + 1, dtype=np.bool_)
     there[asset_ids] = True
-    mine = there[closes[0]]
-    return closes if mine.all() else (closes[0][mine], closes[1][mine], closes[2][mine])
+    mine = there[asset]
+    return closes if mine.all() else (key[mine], close[mine])
 
 
 def _newest(closes: _Closes, first: int) -> _Closes:
     """Of each asset the newest `_WINDOW` closes before the day number `first`, and all from then on."""
-    asset, day, close = closes
-    total, before = np.bincount(asset), np.bincount(asset[day < first], minlength=int(asset.max(initial=-1)) + 1)
+    key, close = closes
+    asset = _asset(key)
+    total = np.bincount(asset)
+    before = np.bincount(asset[_day(key) < first], minlength=len(total))
     unseen = np.maximum(before - _WINDOW, 0)
     if not unseen.any():
         return closes
-    seen = np.arange(len(asset)) >= (np.cumsum(total) - total + unseen)[asset]
-    return asset[seen], day[seen], close[seen]
+    seen = np.arange(len(key)) >= (np.cumsum(total) - total + unseen)[asset]
+    return key[seen], close[seen]

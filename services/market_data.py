@@ -80,9 +80,13 @@ class MarketCache:
     def _bytes(self) -> int:
         return sum(market.nbytes for market in self._markets.values())
 
+    def _known(self, version: ClosesVersion) -> ClosesSeen | None:
+        return self._seen[1] if self._seen is not None and self._seen[0] == version else None
+
     def _load(self, connection: Connection, version: ClosesVersion, rows: tuple[int, int]) -> Market:
-        known = self._seen[1] if self._seen is not None and self._seen[0] == version else None
-        seen = read_closes_seen(connection, rows, known)
-        if known is None or seen.last >= known.last:
+        seen = read_closes_seen(connection, rows, self._known(version))
+        # What is not kept is gone before the matrices are made.
+        if (known := self._known(version)) is None or seen.last >= known.last:
             self._seen = (version, seen)
-        return Market.from_closes(seen.asset_ids, rows, (seen.asset, seen.day, seen.close), self._max_stale_days)
+        del known
+        return Market.from_closes(seen.asset_ids, rows, seen.columns, self._max_stale_days)

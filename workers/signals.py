@@ -14,7 +14,8 @@ from core.settings import Settings
 from services.queue_state import redis_client
 from services.worker_registry import say_goodbye
 from workers import process
-from workers.schema_check import require_schema
+from workers.celery_settings import memory_limit
+from workers.schema_check import count_assets, require_schema
 from workers.shutdown import Shutdown
 from workers.tracing import follow_messages
 
@@ -34,8 +35,10 @@ def connect(app: Celery, settings: Settings, database_url: str) -> None:
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
 
-    def look_at_schema(**_: Any) -> None:
-        require_schema(database_url)
+    def look_at_database(conf: Any, **_: Any) -> None:
+        if require_schema(database_url):
+            # A process whose market alone is over the limit would be replaced in every batch, and read it anew.
+            conf.worker_max_memory_per_child = memory_limit(settings, count_assets(database_url))
 
     def open_process(**_: Any) -> None:
         process.open_process(app, settings, database_url)
@@ -56,7 +59,7 @@ def connect(app: Celery, settings: Settings, database_url: str) -> None:
         follow_messages()
     # Strong references, or these functions would be gone when this one returns.
     signals.setup_logging.connect(set_up_logging, weak=False)
-    signals.celeryd_init.connect(look_at_schema, weak=False)
+    signals.celeryd_init.connect(look_at_database, weak=False)
     signals.celeryd_after_setup.connect(watch_shutdown, weak=False)
     signals.worker_process_init.connect(open_process, weak=False)
     signals.worker_process_shutdown.connect(close_process, weak=False)

@@ -13,6 +13,7 @@ import redis
 from celery import Celery
 from celery.exceptions import QueueNotFound
 from kombu.exceptions import EncodeError
+from sqlalchemy import Engine, text
 
 from core.errors import PublishError
 from core.queues import Queue
@@ -20,6 +21,7 @@ from core.settings import Settings
 from services.publishing import BatchMessage
 from services.queue_state import queue_key, queue_lengths
 from tasks.messages import MESSAGES, SIMULATE
+from tests.support.cli import environment
 from workers.app import make_app
 from workers.door import refusal
 from workers.publisher import CeleryPublisher
@@ -145,3 +147,29 @@ def test_celery_without_servers_says_what_to_do(tmp_path: Path) -> None:
     assert result.returncode == 3
     assert "NIGHTSHIFT_REDIS_URL" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+STARTS = """
+from celery import signals
+from workers.app import environment_app
+app = environment_app()
+signals.celeryd_init.send(sender="w@h", instance=None, conf=app.conf, options={})
+print(app.conf.worker_max_memory_per_child)
+"""
+
+
+def test_a_worker_that_starts_allows_for_the_market_that_there_is(
+    engine: Engine, database: str, redis_url: str, tmp_path: Path
+) -> None:
+    env = {**environment(tmp_path), "NIGHTSHIFT_DATABASE_URL": database, "NIGHTSHIFT_REDIS_URL": redis_url}
+
+    def limit(**servers: str) -> int:
+        command = [sys.executable, "-c", STARTS]
+        return int(subprocess.run(command, env=env | servers, capture_output=True, text=True, check=True).stdout)
+
+    small = limit()
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO assets (symbol) SELECT 'A' || n FROM generate_series(1, 20000) AS n"))
+    # 24 KiB an asset at the peak, measured with 10,000 of them; the limit is twice that and a little more.
+    assert 2 * 24 * 20_000 < limit() - small < 3 * 24 * 20_000
+    assert limit(NIGHTSHIFT_DATABASE_URL="postgresql://127.0.0.1:1/away") == small
