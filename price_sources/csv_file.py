@@ -133,7 +133,10 @@ def _header(lines: Iterable[tuple[int, str]], name: str) -> list[str]:
         raise UsageError(f"{name}: the header is {error}") from None
     for column in columns:
         if column not in COLUMNS:
-            raise UsageError(f"{name}: unknown column {shown(column)} in the header: use {','.join(COLUMNS)}")
+            separated = ", with commas between them" if len(columns) == 1 else ""
+            raise UsageError(
+                f"{name}: unknown column {shown(column)} in the header: use {','.join(COLUMNS)}{separated}"
+            )
         if columns.count(column) > 1:
             raise UsageError(f"{name}: column {column} is twice in the header")
     for column in REQUIRED:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,6 +131,16 @@ def answering_workers(servers: Servers) -> list[str]:
 
     with make_app(servers.settings, servers.urls.redis_url) as app:
         return worker_names(app)
+
+
+def asker() -> str:
+    """Who asks, for the records: the name of the process's user; his number where nobody gave him a name."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        # As in a container that runs as a number of the cluster's choice.
+        name = f"uid {os.getuid()}"
+    return name.encode("utf-8", "replace").decode()
 
 
 def parse_day(text: str | None, option: str) -> date | None:

@@ -124,10 +124,10 @@ def call(arguments: list[str]) -> int:
 
 
 def _open_closed_streams() -> None:
-    """`>&-` and `2>&-` leave no stream at all; what would go there goes nowhere."""
-    for name in ("stdout", "stderr"):
+    """`<&-`, `>&-` and `2>&-` leave no stream at all; what would go there goes nowhere, and nothing is to be read."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _reader_left() -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.errors import UsageError
-from scripts.cli import Json, connected, note, print_json, print_table
+from scripts.cli import Json, asker, connected, note, print_json, print_table
 
 if TYPE_CHECKING:
     from services.audit import Actor
@@ -109,4 +109,4 @@ def _password(*, from_stdin: bool) -> str:
 def _me() -> Actor:
     from services.audit import Actor
 
-    return Actor(getpass.getuser(), None)
+    return Actor(asker(), None)

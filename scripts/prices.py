@@ -47,7 +47,7 @@ def import_(
     else:
         note(
             f"{summary.rows:,} rows: {summary.inserted:,} new, {summary.updated:,} changed,"
-            f" {summary.unchanged:,} known, {len(summary.rejected):,} rejected; {summary.new_symbols} new symbols"
+            f" {summary.unchanged:,} known, {len(summary.rejected):,} rejected; {summary.new_symbols:,} new symbols"
         )
         if summary.kept:
             note(f"{summary.kept:,} closes that a person has corrected are kept as they are")

@@ -100,12 +100,14 @@ def _plots(data: SimulationFigures) -> list[Plot]:
     marks = [
         Marks(name, colour, shape, found, [at[day] for day in found])
         for name, side, colour, shape in (("buys", "buy", "c2", "up"), ("sells", "sell", "bad", "down"))
-        if (found := sorted({trade.day for trade in data.trades if trade.side == side}))
+        if (found := sorted({trade.day for trade in data.trades if trade.side == side and trade.day in at}))
     ]
+    unmarked = any(trade.day not in at for trade in data.trades)
     return [
         line_plot(
             "Equity", series, ylabel="equity (units)", marks=marks,
-            note="Buy and hold: the same initial cash, assets, weights and fees from the same day, without stops.",
+            note="Buy and hold: the same initial cash, assets, weights and fees from the same day, without stops."
+            + (" Trades of days that are not kept are not marked." if unmarked else ""),
         ),
         drawdown_plot("Drawdown", falls),
         _positions(dates, data.positions),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import sys
 from datetime import date
 from pathlib import Path
@@ -15,6 +14,7 @@ from core.errors import UsageError
 from scripts.cli import (
     Json,
     Servers,
+    asker,
     cell,
     check_redis,
     connected,
@@ -130,7 +130,7 @@ def _request(servers: Servers, asked: _Asked) -> Requested:
     with session_scope(servers.engine) as session:
         return request(
             session, asked.scope, first_day=asked.first_day, only=asked.only, reason=asked.reason,
-            requested_by=getpass.getuser(), now=utc_now(), settings=servers.settings,
+            requested_by=asker(), now=utc_now(), settings=servers.settings,
         )  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def _ids_from(source: str) -> list[int]:
     except UnicodeDecodeError:
         raise UsageError(f"--users-from: {source} is not a text in UTF-8") from None
     ids = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
         word = line.strip()
         if not word or word.startswith("#"):
             continue

@@ -80,6 +80,36 @@ def _check_prices(servers: Servers, target: date) -> None:
         raise UsageError(
             f"the newest prices are of {newest}, too old for {target}: import newer ones, or use --day {newest}"
         )
+    _check_prices_in_use(servers, target)
+
+
+def _check_prices_in_use(servers: Servers, target: date) -> None:
+    """Refuse it as well where only assets that no simulation has are priced."""
+    from sqlalchemy import text
+
+    oldest_usable = target - timedelta(days=servers.settings.max_stale_days)
+    with servers.engine.connect() as connection:
+        if connection.execute(text(_PRICED), {"first": oldest_usable, "target": target}).scalar_one():
+            return
+        newest = connection.execute(text(_NEWEST_IN_USE), {"target": target}).scalar_one()
+    since = "there are none at all" if newest is None else f"their newest prices are of {newest}"
+    raise UsageError(
+        f"no asset of any simulation has a price from {oldest_usable} to {target}: {since}; import newer ones first"
+    )
+
+
+# The first simulation answers it, but where nobody's assets have prices.
+_PRICED = """
+SELECT NOT EXISTS (SELECT FROM simulations WHERE start_day <= :target) OR EXISTS (
+    SELECT FROM simulations s CROSS JOIN LATERAL unnest(s.asset_ids) AS slot (asset_id)
+    WHERE s.start_day <= :target
+      AND slot.asset_id IN (SELECT asset_id FROM closes WHERE day BETWEEN :first AND :target OFFSET 0)
+)
+"""
+_NEWEST_IN_USE = """
+SELECT max(day) FROM closes
+WHERE day <= :target AND asset_id IN (SELECT DISTINCT unnest(asset_ids) FROM simulations WHERE start_day <= :target)
+"""
 
 
 def plan(
@@ -227,7 +257,12 @@ def _tell(servers: Servers, target: date, ids: Sequence[int], *, waited: bool, j
 
 def _raise_if_failed(runs: Sequence[RunView]) -> None:
     for run in runs:
-        if run.status in {"failed", "cancelled", "missed"}:
+        if run.status == "missed":
+            raise NightshiftError(
+                f"the night of {run.day} was given up (run {run.id}): it was further back than"
+                " NIGHTSHIFT_CATCH_UP_DAYS, and the next night brings simulations up over it"
+            )
+        if run.status in {"failed", "cancelled"}:
             cause = f": {run.error}" if run.error else ""
             raise NightshiftError(f"run {run.id} of {run.day} {run.status}{cause} (nightshift batches {run.id})")
 

@@ -33,6 +33,7 @@ def up(
     # The exporter would refuse as well, again and again.
     require_protection(settings)
     refuse_second(settings)
+    _check_sources(settings)
     if monitoring:
         _check_monitoring(settings)
     with interruptible(), connected(settings, migrate_own=True) as servers:
@@ -43,6 +44,14 @@ def up(
             with _monitoring(settings, stack) if monitoring else nullcontext():
                 note("up; Ctrl-C stops everything in order")
                 stay()
+
+
+def _check_sources(settings: Settings) -> None:
+    """Raise if the settings name a source or a limit that is none: its prices would merely never come."""
+    if settings.price_sources or settings.price_limits:
+        from price_sources.registry import limits_of
+
+        limits_of(settings)
 
 
 def _check_monitoring(settings: Settings) -> None:

@@ -184,7 +184,7 @@ def _holdings(market: Market, row: Any, worth: dict[int, int], symbols: dict[int
 _ROWS = text(
     """
     SELECT day, nights, cash, equity, return_mean, return_m2, max_drawdown, asset_ids, quantities, cost_basis
-    FROM portfolio_days
+    FROM kept_days
     WHERE day >= :start AND user_id = :user AND simulation_id = :simulation
     ORDER BY day
     """

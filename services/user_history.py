@@ -102,7 +102,7 @@ _USER = text(
 )
 _EQUITY = text(
     """
-    SELECT day, sum(equity)::bigint AS equity FROM portfolio_days
+    SELECT day, sum(equity) AS equity FROM portfolio_days
     WHERE user_id = :user AND day BETWEEN :first AND :last GROUP BY day ORDER BY day
     """
 )

@@ -24,6 +24,7 @@ from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_d
 from core import tls
 from core.errors import EmbeddedServerError
 from core.settings import Settings
+from workers.embedded_watch import watched
 from workers.postgres_embedded import EmbeddedPostgres
 from workers.server_process import PortTakenError, free_port
 from workers.valkey_embedded import EmbeddedValkey
@@ -135,6 +136,19 @@ class EmbeddedServers:
                 os.close(self._lock)
                 self._lock = None
 
+    def ended(self) -> dict[str, tuple[int, str]]:
+        """The exit code and the last words of each server that ended by itself, by name: postgres, redis."""
+        servers = {"postgres": self._postgres, "redis": self._redis}
+        return {
+            name: (code, server.process.last_log_line())
+            for name, server in servers.items()
+            if server is not None and (code := server.process.exit_code) is not None
+        }
+
+    def restart(self, name: str) -> None:
+        """`restart_postgres` or `restart_redis`."""
+        {"postgres": self.restart_postgres, "redis": self.restart_redis}[name]()
+
     def restart_postgres(self) -> None:
         """Stop PostgreSQL if it runs, and start it on the same port."""
         if self._postgres is None:
@@ -211,7 +225,8 @@ def running_servers(home: Path) -> ServerUrls | None:
 def servers_for(settings: Settings) -> Iterator[ServerUrls]:
     """The servers to work with: those of the settings' URLs, else of the stack that runs in the home, else our own.
 
-    Each URL counts by itself. Embedded servers that this call starts are stopped at the end of the block.
+    Each URL counts by itself. Embedded servers that this call starts are started again if they die, and stopped at the
+    end of the block.
 
     Raises:
         EmbeddedServerError: the embedded servers are needed and do not start.
@@ -233,7 +248,8 @@ def servers_for(settings: Settings) -> Iterator[ServerUrls]:
     )
     with own as servers:
         urls = servers.start()
-        yield ServerUrls(database_url or urls.database_url, redis_url or urls.redis_url, owned=True)
+        with watched(servers):
+            yield ServerUrls(database_url or urls.database_url, redis_url or urls.redis_url, owned=True)
 
 
 @contextmanager

@@ -67,6 +67,11 @@ class ServerProcess:
         """The process id while the server runs, else None."""
         return self._child.pid if self._child is not None and self._child.poll() is None else None
 
+    @property
+    def exit_code(self) -> int | None:
+        """How the server ended by itself; None while it runs, and where it was not started or was stopped."""
+        return self._child.poll() if self._child is not None else None
+
     def spawn(
         self,
         command: Sequence[str],

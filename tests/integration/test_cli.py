@@ -137,6 +137,16 @@ def test_a_night_that_cannot_be_is_refused_and_not_planned(shell: Shell, seeded:
     assert "too old for 2024-03-26" in shell.refused("run", "--day", "2024-03-26")
     assert "too old" in shell.refused("run")
     assert "2024-03-03" in shell.refused("run", "--day", "2024-03-02")
+    with seeded.begin() as connection:
+        connection.execute(text("INSERT INTO assets (symbol) VALUES ('NOBODYS')"))
+        connection.execute(
+            text(
+                "INSERT INTO closes (day, asset_id, close, source)"
+                " SELECT '2024-03-26', id, 1, 'test' FROM assets WHERE symbol = 'NOBODYS'"
+            )
+        )
+    line = shell.refused("run", "--through", "2024-03-26")
+    assert "no asset of any simulation has a price from 2024-03-21 to 2024-03-26: their newest prices are of" in line
     with seeded.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM runs")) == 0
 

@@ -64,7 +64,7 @@ def why(*options: object) -> tuple[object, ...]:
 def test_users_of_the_command_line_of_a_file_and_of_stdin(
     shell: Shell, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "ids").write_text("# two of them\n10\n\n 11 \n")
+    (tmp_path / "ids").write_text("\ufeff# two of them\n10\n\n 11 \n", encoding="utf-8")
     asked = shell.ok(*why("--users-from", "ids", "--user", 13, "--json")).json
     users = "SELECT DISTINCT user_id FROM run_simulations WHERE run_id = :run ORDER BY 1"
     assert rows(night.engine, users, run=asked["run"]) == [(10,), (11,), (13,)]

@@ -242,6 +242,22 @@ def test_a_killed_stack_is_cleared_away_and_its_data_recovered(home: Path, kille
         assert not set(orphans) & set(processes_of(home))
 
 
+def test_a_server_that_dies_is_started_again_where_it_was(home: Path) -> None:
+    with servers_for(_settings(home)) as urls:
+        write(urls)
+        before = json.loads(servers_file(home).read_text())
+        for pid in (before["postgres_pid"], before["redis_pid"]):
+            os.kill(pid, signal.SIGKILL)
+
+        def both_are_new() -> bool:
+            now = json.loads(servers_file(home).read_text())
+            return not {now["postgres_pid"], now["redis_pid"]} & {None, before["postgres_pid"], before["redis_pid"]}
+
+        poll(both_are_new)
+        assert read(urls) == (42, b"42")
+    assert running_servers(home) is None
+
+
 @pytest.mark.parametrize("moment", ["postgres.new-*", "log/postgres.log"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupt_during_the_start_leaves_nothing_behind(home: Path, moment: str, how: signal.Signals) -> None:

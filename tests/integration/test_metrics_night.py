@@ -11,6 +11,7 @@ from core.database import session_scope
 from core.settings import Settings
 from services.health import check_health
 from services.metrics_night import NightMetrics, night_metrics
+from services.night_at_a_glance import read_glance
 from services.scheduler import next_night
 from tests.support.exporter import AWAY, NOW, exporter, scrape
 from tests.support.nights import change, settings
@@ -132,6 +133,8 @@ def test_in_development_nights_fall_due_every_so_often(engine: Engine, minutes: 
     with session_scope(engine) as session:
         assert next_night(session, now=NOW, settings=quick) == (DAY + timedelta(days=1), began + timedelta(minutes=2))
         assert next_night(session, now=DUE, settings=settings()) == (DAY + timedelta(days=1), DUE + timedelta(days=1))
+        glance = read_glance(session, f"redis://{AWAY}", now=NOW, settings=quick)
+        assert (glance.next_day, glance.next_due) == (DAY + timedelta(days=1), began + timedelta(minutes=2))
 
 
 def test_in_development_no_close_is_too_old(engine: Engine) -> None:

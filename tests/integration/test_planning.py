@@ -1,12 +1,19 @@
-"""How a night is cut into batches: by count, without a gap, and no larger than a worker's memory likes."""
+"""How a night is cut into batches: by count, without a gap, no larger than a worker's memory likes; and who waits."""
 
 from __future__ import annotations
 
-import pytest
-from sqlalchemy import Engine
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
+import pytest
+from sqlalchemy import Engine, text
+
+from core.database import session_scope
+from services.closes import CandleClose, write_candles
+from services.planning import plan_nights
 from services.seeding import seed
-from tests.support.nights import FIRST_NIGHT, LAST_SAMPLE_DAY, Night, change, import_samples, rows, settings
+from tests.support.nights import FIRST_NIGHT, LAST_SAMPLE_DAY, NOW, Night, change, import_samples, rows, settings
+from tests.support.polling import wait_until
 
 
 def batches(engine: Engine) -> list[tuple[int, int, int]]:
@@ -48,3 +55,30 @@ def test_of_users_with_many_simulations_fewer_go_into_a_batch(engine: Engine, ea
     Night(engine, settings(8)).plan(LAST_SAMPLE_DAY)
     assert len(batches(engine)) == expected
     assert sum(users for _, _, users in batches(engine)) == 40
+
+
+def test_who_changes_closes_by_hand_and_goes_to_lunch_keeps_no_night_from_being_planned(fresh: Engine) -> None:
+    night = Night(fresh, settings())
+    night.plan(LAST_SAMPLE_DAY - timedelta(days=1))
+    late = CandleClose(1, LAST_SAMPLE_DAY - timedelta(days=1), 777)
+    change(fresh, "UPDATE closes SET kind = 'tick' WHERE asset_id = 1")
+
+    def correct() -> int:
+        with session_scope(fresh) as session:
+            return write_candles(session, [late], source="binance", now=NOW, settings=night.settings).written
+
+    waits = "SELECT 1 FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
+    with fresh.connect() as by_hand, ThreadPoolExecutor(1) as thread:
+        by_hand.execute(text("UPDATE closes SET close = close + 1 WHERE asset_id = 2"))
+        corrected = thread.submit(correct)
+        try:
+            wait_until(lambda: rows(fresh, waits), what="the correction waits for what is done by hand")
+            with session_scope(fresh) as session:
+                session.execute(text("SET LOCAL lock_timeout = '2s'"))
+                planned = plan_nights(
+                    session, through=LAST_SAMPLE_DAY, now=NOW, settings=night.settings, requested_by="test"
+                )
+        finally:
+            by_hand.rollback()
+        assert corrected.result() == 1
+    assert len(planned) == 1

@@ -16,9 +16,13 @@ from sqlalchemy.orm import Session
 
 from core.errors import UsageError
 from models.tables import Simulation
+from models.ticks import MAX_TICKS
+from scripts.page import render
+from scripts.report_simulation import simulation_page
 from services.report_platform import PlatformFigures, platform_figures
 from services.report_run import RunFigures, run_figures
 from services.report_simulation import SimulationFigures, simulation_figures
+from services.user_history import user_history
 from tests.support.nights import LAST_SAMPLE_DAY, NOW, rows, scalar
 from tests.support.report_world import BROKEN, CAUGHT_UP, HOSTILE, LATE, LEFT_OUT, NEW, USERS, last_run
 
@@ -187,6 +191,27 @@ def test_days_that_are_not_kept_leave_out_what_needs_them(reported: Engine, sess
     assert performance.volatility == pytest.approx(figures.days[-1].volatility)
 
 
+def test_trades_of_days_that_are_not_kept_do_not_keep_a_report_from_being_made(
+    reported: Engine, session: Session
+) -> None:
+    session.execute(text("UPDATE retention SET daily_from = :day"), {"day": LAST_SAMPLE_DAY})
+    # As retention does it with the newest row of whoever was left out, whose day goes.
+    session.execute(
+        text("INSERT INTO portfolio_archive SELECT * FROM portfolio_days WHERE day = :day AND simulation_id = :id"),
+        {"day": CAUGHT_UP, "id": LATE},
+    )
+    for number, newest in ((ids(reported)[0], LAST_SAMPLE_DAY), (LATE, CAUGHT_UP)):
+        figures = simulation_figures(session, number, MAX_STALE)
+        kept = {point.day for point in figures.days}
+        assert figures.days[-1].day == newest
+        assert {trade.day for trade in figures.trades} - kept
+        assert [len(values) for values in figures.positions.values.values()] == [len(kept)] * len(
+            figures.positions.values
+        )
+        assert figures.missing_days > 0
+        assert "Trades of days that are not kept are not marked." in render(simulation_page(figures))
+
+
 def test_who_is_left_out_is_told_with_the_reason(session: Session) -> None:
     def of(number: int) -> SimulationFigures:
         return simulation_figures(session, number, MAX_STALE)
@@ -204,6 +229,17 @@ def test_who_is_left_out_is_told_with_the_reason(session: Session) -> None:
     assert (left_out.quarantine[0].simulation_id, left_out.quarantine[0].detail) == (None, HOSTILE)
     with pytest.raises(UsageError, match="no simulation 999"):
         of(999)
+
+
+def test_simulations_of_a_user_may_be_worth_more_than_one_can_be(reported: Engine, session: Session) -> None:
+    two = ids(reported)[:2]
+    session.execute(
+        text("UPDATE portfolio_days SET user_id = 1, equity = :most WHERE day = :day AND simulation_id = ANY(:two)"),
+        {"most": MAX_TICKS, "day": LAST_SAMPLE_DAY, "two": two},
+    )
+    day, equity = user_history(session, 1).equity[-1]
+    assert day == LAST_SAMPLE_DAY
+    assert equity >= 2 * MAX_TICKS * TICK
 
 
 def run_of(session: Session, engine: Engine) -> RunFigures:

@@ -29,6 +29,8 @@ from services import backup_programs
 from services.backup_programs import find_programs
 from services.backup_verify import verify
 from services.backups import Backups
+from services.doctor_database import plain_connection
+from services.doctor_programs import examine_programs
 from services.queue_state import redis_client
 from services.retention import maintain
 from services.roles import OWNER, ROLES, read_rights, write_roles
@@ -226,3 +228,29 @@ def test_programs_without_tls_are_not_run_where_it_is_demanded(world: System, mo
     with pytest.raises(NightshiftError, match=r"only version 18 without TLS, \d+ is here"):
         find_programs(99, world.urls.database_url)
     assert find_programs(15, "postgresql://localhost/n?sslmode=prefer", directory=embedded).directory == embedded
+
+
+def test_the_doctor_finds_that_backups_would_meet_programs_without_tls(real: Servers) -> None:
+    def found(url: str, programs: Path, backup_to: str = "") -> tuple[str, str, str]:
+        chosen = plain(postgres_programs=programs, backup_to=backup_to)
+        with plain_connection(url) as connection:
+            (finding,) = examine_programs(connection, url, chosen)
+        return finding.severity, finding.detail, finding.remedy
+
+    (embedded, *_) = backup_programs._directories()
+    major = postgres_programs().parent.name
+    demanding = tls.database_url(real.settings())
+    severity, detail, remedy = found(demanding, embedded)
+    assert (severity, remedy) == (
+        "warning", f"install postgresql-client-{major}, or name their directory in NIGHTSHIFT_POSTGRES_PROGRAMS"
+    )  # fmt: skip
+    assert detail.endswith(f"with TLS, and only version 18 without TLS is in {embedded}")
+    assert found(demanding, embedded, "/backups")[0] == "error"
+    assert found(demanding, Path("/nowhere"))[1].endswith("and there is none in /nowhere")
+    assert found(demanding, postgres_programs())[0] == "ok"
+    # libpq speaks TLS to this server of its own accord, and these programs would be refused.
+    quiet = real.admin_url
+    severity, detail, remedy = found(quiet, embedded)
+    assert (severity, "pg_dump 18" in detail, "sslmode=verify-full" in remedy) == ("warning", True, True)
+    assert found(quiet, postgres_programs())[0] == "ok"
+    assert PASSWORD not in detail + remedy

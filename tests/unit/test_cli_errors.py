@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import pwd
 import shlex
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from core.errors import UsageError
-from scripts.cli import parse_day
+from scripts.cli import asker, parse_day
 from scripts.errors import explain
 from scripts.main import app
 from tests.support.cli import ROOT, Shell, command, environment
@@ -150,6 +152,43 @@ def test_streams_that_are_closed_are_no_error(home: Path) -> None:
     line = shlex.join(command("--help"))
     done = subprocess.run(["sh", "-c", f"{line} >&- 2>&-"], env=environment(home), check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("NIGHTSHIFT_PRICE_SOURCES", "coingecko,binanc", "unknown source 'binanc': there are binance,"),
+        ("NIGHTSHIFT_PRICE_LIMITS", "osrs=often", "'osrs=often' is no limit"),
+    ],
+)
+def test_a_stack_does_not_start_with_a_source_that_is_none(
+    shell: Shell, home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    line = shell.refused("up")
+    assert name in line
+    assert said in line
+    assert not home.exists()
+
+
+def test_a_closed_stdin_has_nothing_to_be_read(home: Path) -> None:
+    line = shlex.join(command("reprocess", "--users-from", "-", "--from", "2022-12-01", "--reason", "x"))
+    done = subprocess.run(
+        ["sh", "-c", f"{line} <&-"], env=environment(home), check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (2, "nightshift: --users-from: there is no id in stdin\n")
+
+
+def test_who_has_a_number_and_no_name_is_told_apart_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless(uid: int) -> object:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nameless)
+    assert asker() == f"uid {os.getuid()}"
+    monkeypatch.setenv("LOGNAME", "ad\udcffa")
+    assert asker() == "ad?a"
 
 
 def test_an_output_that_finds_no_room_is_one_line() -> None:

@@ -128,7 +128,10 @@ PACKED = gzip.compress(HEADER + ROWS, mtime=0)
         (HEADER.strip(), "has a header but no rows"),
         (b"symbol,day,close,price\nA,2024-02-29,1,1\n", "unknown column 'price' in the header"),
         (b"A,2024-02-29,1\n", "unknown column 'a' in the header"),
-        (b"symbol;day;close\nA;2024-02-29;1\n", "unknown column 'symbol;day;close' in the header"),
+        (
+            b"symbol;day;close\nA;2024-02-29;1\n",
+            "unknown column 'symbol;day;close' in the header: use symbol,day,open,high,low,close,volume, with commas",
+        ),
         (b"symbol,day,open\nA,2024-02-29,1\n", "column close is missing in the header"),
         (b"symbol,day,close,day\n", "column day is twice in the header"),
         (b'symbol,"day,close\n', "the header is unparseable"),
