@@ -62,12 +62,13 @@ class Night:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A running stack, and who publishes to it."""
+    """A running stack, and who publishes to it. `check` raises what makes it useless to wait for a night's end."""
 
     site: Site
     stack: Stack
     publish: Publisher
     log: Path
+    check: Callable[[], None] = lambda: None
 
 
 @contextmanager
@@ -102,7 +103,7 @@ def run_night(watched: Watched, day: date) -> Night:
     planned = time.perf_counter()
     publish_planned(engine, watched.publish, now=utc_now())
     published = time.perf_counter()
-    wait_until_ended(watched.site, run_id)
+    wait_until_ended(watched.site, run_id, check=watched.check)
     ended = time.perf_counter()
     wal_bytes = _wal_position(watched.site) - wal_begins
     with session_scope(engine) as session:
@@ -128,13 +129,16 @@ def run_night(watched: Watched, day: date) -> Night:
     )
 
 
-def wait_until_ended(site: Site, run_id: int, every: float = _POLL_SECONDS) -> None:
-    """Wait for the end of the run, looking `every` so many seconds."""
+def wait_until_ended(
+    site: Site, run_id: int, every: float = _POLL_SECONDS, check: Callable[[], None] = lambda: None
+) -> None:
+    """Wait for the end of the run, looking `every` so many seconds; what `check` raises ends it."""
     # One key looked up on one connection: what watches the night must not cost the night.
     query, values = "SELECT 1 FROM runs WHERE id = %s AND status = ANY(%s)", (run_id, list(RUN_UNFINISHED))
     with site.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         session = driver_connection(connection)
         while session.execute(query, values).fetchone() is not None:
+            check()
             time.sleep(every)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from celery import Celery
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
@@ -22,7 +23,7 @@ from workers.app import make_app
 from workers.child_process import ChildProcess
 from workers.environment import child_environment
 from workers.health import worker_queues
-from workers.stack import NIGHT_QUEUES
+from workers.stack import NIGHT_QUEUES, Stack
 
 _READY_SECONDS = 60.0
 
@@ -60,6 +61,7 @@ class Pools:
         self._wait(lambda: set(self.nodes.values()) <= set(self._served()), "all pools answer")
 
     def _served(self) -> dict[str, set[str]]:
+        self.watched.check()
         return {node: set(queues) for node, queues in worker_queues(self.app, timeout=0.3).items()}
 
     def _wait(self, ready: Callable[[], bool], what: str) -> None:
@@ -78,7 +80,7 @@ def pools(site: Site, others: Sequence[int]) -> Iterator[Pools]:
     """A stack with the pool of the site's settings, and besides it a pool of each number of processes in `others`.
 
     Raises:
-        NightshiftError: a pool does not start.
+        NightshiftError: a pool does not start, or ends: one that is started anew would serve nights beside another.
     """
     with ExitStack() as stack:
         watched = stack.enter_context(watched_stack(site))
@@ -87,14 +89,25 @@ def pools(site: Site, others: Sequence[int]) -> Iterator[Pools]:
         ours, theirs = os.pipe()
         stack.callback(os.close, theirs)
         stack.callback(os.close, ours)
+        children = []
         for processes in others:
             child = _pool(site, processes, ours, watched)
             stack.callback(child.kill)
             child.start()
+            children.append(child)
+        watched = replace(watched, check=partial(_check, watched.stack, watched.stack.processes, children))
         sizes = {site.settings.workers: "simulations"} | {processes: _name(processes) for processes in others}
         found = Pools(watched, {size: f"{name}@{socket.gethostname()}" for size, name in sizes.items()}, app)
         found.wait_for_all()
         yield found
+
+
+def _check(stack: Stack, began_with: Mapping[str, int], children: Sequence[ChildProcess]) -> None:
+    for child in children:
+        if child.exit_code is not None:
+            raise NightshiftError(f"{child.name} has ended ({child.exit_code}), see {child.log}")
+    if stack.processes != began_with:
+        raise NightshiftError(f"a process of the stack has ended, see {children[0].log.parent}")
 
 
 def _name(processes: int) -> str:

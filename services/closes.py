@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from core.settings import Settings
 from services.array_text import moment_array, number_array, text_array
-from services.corrections import CloseChange, plan_corrections, sees_to_its_changes
+from services.corrections import CloseChange, may_be_known, plan_corrections, sees_to_its_changes
 
 # A better source's tick stands until it is so much older than another's.
 _PATIENCE_WINDOWS = 2
@@ -98,7 +98,7 @@ def _write(
     changes = [
         CloseChange(row.asset_id, row.day, row.before, row.after)
         for row in rows
-        if row.day < now.date() and row.before != row.after
+        if row.before != row.after and may_be_known(row.day, now, settings)
     ]
     run = None
     if changes:

@@ -33,6 +33,8 @@ _UNSETTLED_DAYS = 7
 _MOST_AT_ONCE = 500_000
 _HALF = 32
 _LOWER = (1 << _HALF) - 1
+# Added to day numbers in keys: those of days before 2000 are negative.
+_ZERO_DAY = 1 << (_HALF - 1)
 
 _RECENT = "SELECT {columns} FROM closes WHERE day BETWEEN '{since}' AND '{through}'"
 _OLDER = """
@@ -50,7 +52,7 @@ class ClosesSeen:
     Attributes:
         first, last: day numbers.
         asset_ids: int32 (A,), ascending.
-        key, close: int64 (m,), sorted by key: the asset's id in the upper half, the day number in the lower; ticks.
+        key, close: int64 (m,), sorted by key: the asset's id in the upper half, the day in the lower; ticks.
     """
 
     first: int
@@ -131,7 +133,7 @@ def _read(connection: Connection, query: str) -> _Closes:
     if not groups:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     asset, day, close = (groups[0].values[column.name] for column in _COLUMNS)
-    return (asset.astype(np.int64) << _HALF) | day, close
+    return (asset.astype(np.int64) << _HALF) + (day.astype(np.int64) + _ZERO_DAY), close
 
 
 def _asset(key: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -139,7 +141,7 @@ def _asset(key: NDArray[np.int64]) -> NDArray[np.int32]:
 
 
 def _day(key: NDArray[np.int64]) -> NDArray[np.int32]:
-    return (key & _LOWER).astype(np.int32)
+    return ((key & _LOWER) - _ZERO_DAY).astype(np.int32)
 
 
 def _sorted(parts: list[_Closes]) -> _Closes:

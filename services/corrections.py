@@ -30,6 +30,7 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from core.clock import EPOCH
 from core.errors import UsageError
 from core.settings import Settings
 from engine.strategies.base import MAX_LOOKBACK
@@ -75,6 +76,11 @@ class Recorded(StrEnum):
     ALL = "all"
 
 
+def may_be_known(day: date, now: datetime, settings: Settings) -> bool:
+    """Whether a night may have used closes of the day: in development, where days pass faster, of any."""
+    return settings.dev_night_every is not None or day < now.date()
+
+
 def plan_corrections(
     session: Session,
     changes: Sequence[CloseChange],
@@ -86,10 +92,11 @@ def plan_corrections(
 ) -> int | None:
     """Record the changes that nights depend on, and plan the run that does those nights again; its id.
 
-    To be called after the closes were changed, in the same transaction. Closes of today or later cost nothing. None if
-    there is nothing to be done again: no night has come to these days, or nobody has the assets.
+    To be called after the closes were changed, in the same transaction. Closes of today or later cost nothing, unless
+    nights of such days are run, in development. None if there is nothing to be done again: no night has come to these
+    days, or nobody has the assets.
     """
-    past = [change for change in changes if settings.dev_night_every is not None or change.day < now.date()]
+    past = [change for change in changes if may_be_known(change.day, now, settings)]
     newest = _newest_night(session) if past else None
     if newest is None:
         return None
@@ -120,14 +127,16 @@ def correct_close(  # noqa: PLR0913 - what a person says, by name
     market is closed; a close that is there is corrected whatever its day.
 
     Raises:
-        UsageError: there is no such symbol, the day is not over, `price` is no price, the close is this already, or
-            the market is closed on that day and nobody said that this is meant.
+        UsageError: there is no such symbol, the day is not over or before 2000, `price` is no price, the close is this
+            already, or the market is closed on that day and nobody said that this is meant.
     """
     asset = None if not symbol.isprintable() else session.execute(_ASSET, {"symbol": symbol}).one_or_none()
     if asset is None:
         raise UsageError(f"unknown symbol {shown(symbol)}: import its prices first")
     if day >= now.date():
         raise UsageError(f"the day {day} is not over yet (it is {now:%Y-%m-%d %H:%M} UTC): it has no close to correct")
+    if day < EPOCH:
+        raise UsageError(f"the day {day} is before {EPOCH}: nights see no close of it")
     try:
         new = price_from_text(price)
     except ValueError as error:
@@ -197,6 +206,8 @@ def plan_changes(session: Session, recorded: Recorded, request: Request, setting
 
 def _newest_night(session: Session) -> date | None:
     """The newest day that a night has come to or may come to; from now on nobody plans another one."""
+    # First, for whoever changes closes by hand has it until he commits: nights are planned while we wait for him.
+    session.execute(_HOLD_VERSION)
     session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PLANNING_LOCK})
     newest: date | None = session.execute(_NEWEST_NIGHT).scalar_one()
     return newest
@@ -239,6 +250,7 @@ _USED = text(
     """
 )
 _PLANNED = text("SELECT set_config('nightshift.closes_planned', 'on', true)")
+_HOLD_VERSION = text("SELECT FROM closes_version FOR UPDATE")
 _NEXT_VERSION = text("UPDATE closes_version SET version = version + 1")
 _SYMBOLS = text(
     """

@@ -96,7 +96,7 @@ def examine_beat(engine: Engine, settings: Settings, *, now: datetime) -> Findin
     """Whether ticks are worked on."""
     with session_scope(engine) as session:
         last = session.execute(_LAST_TICK).scalar_one_or_none()
-    remedy = "start beat (`nightshift up`, or `celery -A workers.app beat`) and a worker for control"
+    remedy = "start beat (`nightshift up`, or `python -m workers.start beat`) and a worker for control"
     if last is None:
         return STACK.error("beat", "no tick was ever worked on: no night is planned", remedy)
     age = max(now - last, timedelta(0))

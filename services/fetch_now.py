@@ -19,7 +19,7 @@ from price_sources.source import Ask
 from services.ingestion import counts, store_answer
 from services.price_cache import PriceCache
 from services.price_planning import window_start
-from services.price_store import Followed
+from services.price_store import Followed, lock_prices
 
 # A person waits; a limit of a few requests a minute may take its time.
 _PATIENCE_SECONDS = 300.0
@@ -85,6 +85,8 @@ def fetch_now(
             summary.errors.append(f"{', '.join(ask.codes[:3])}: {error}")
         else:
             with session_scope(engine) as session:
+                # Before the clock is read: it may wait past midnight.
+                lock_prices(session)
                 stored = store_answer(session, summary.source, assets, answer, now=clock(), settings=settings)
             cache.put(stored.latest)
             summary.stored += stored.ticks

@@ -111,13 +111,14 @@ class PriceWorker:
             time.sleep(_LOOK_SECONDS)
 
     def _store(self, claim: ClaimedChunk, assets: Mapping[str, Followed], fetched: Fetched) -> bool:
-        now = self.clock()
         answer, error = fetched.answer, fetched.error
         if claim.kind == Kind.LIVE and error is None and assets and not answer.quotes:
             error = f"no price in the answer: {_reasons(answer)}"
         with session_scope(self.engine) as session:
             # Of two chunks that end a window at once, the later one sees the other.
             lock_prices(session)
+            # Behind the lock, for which it may have waited past midnight: whether days are over depends on it.
+            now = self.clock()
             stored = store_answer(session, claim.source, assets, answer, now=now, settings=self.settings)
             if error is None:
                 finish_chunk(session, claim, now=now)

@@ -21,9 +21,11 @@ from services.locks import Connection
 _KEPT_BYTES = 16 * 2**20
 
 
-# A database that is brought back from a backup counts on from the version that it had then.
+# What is brought back from a backup counts on from the version that it had then: as another database, as another server
+# that has recovered to a moment, or as the same one, where other transactions raise it.
 _VERSION = """
-SELECT version, pg_postmaster_start_time()::text, (SELECT oid FROM pg_database WHERE datname = current_database())
+SELECT version, xmin::text, pg_postmaster_start_time()::text,
+    (SELECT oid FROM pg_database WHERE datname = current_database())
 FROM closes_version
 """
 
@@ -32,6 +34,7 @@ class ClosesVersion(NamedTuple):
     """`number` is raised whenever closes change of days that a night has come to; the rest is whose number it is."""
 
     number: int
+    raised_by: str
     server_start: str
     database: int
 

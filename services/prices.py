@@ -105,7 +105,7 @@ def import_closes(
     good = _copy_in(session, read_closes(path, today=now.date()), rejected)
     if strict and rejected:
         raise RejectedRowsError(printable(path), rejected)
-    values = {"now": now, "source": source or name, "today": now.date()}
+    values = {"now": now, "source": source or name}
     new_symbols = connection.execute(text(_NEW_ASSETS), values).rowcount
     if calendar is not None:
         connection.execute(text(_CALENDAR), {"calendar": calendar})
@@ -246,7 +246,8 @@ _UPDATE = """
         ))
 """
 
-# Without simulations there is no night, and the years of a first import need not be remembered.
+# Where there are neither simulations nor nights, the years of a first import need not be remembered. Simulations may be
+# gone whose nights workers know, and the first night may be planned while this goes on: so both are looked for.
 _INSERT = """
     WITH inserted AS (
         INSERT INTO closes (day, asset_id, close, open, high, low, volume, source, recorded_at)
@@ -260,7 +261,7 @@ _INSERT = """
     late AS (
         INSERT INTO close_changes (asset_id, day, old, new)
         SELECT asset_id, day, NULL, close FROM inserted
-        WHERE day < :today AND (SELECT EXISTS (SELECT FROM simulations))
+        WHERE (SELECT EXISTS (SELECT FROM simulations) OR EXISTS (SELECT FROM runs WHERE kind = 'nightly'))
     )
     SELECT count(*) FROM inserted
 """

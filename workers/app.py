@@ -1,4 +1,4 @@
-"""The Celery app. `make_app` makes one; `app` is the one of this process' environment: `celery -A workers.app worker`.
+"""The Celery app. `make_app` makes one; `app` is the one of this process' environment: `celery -A workers.app …`.
 
 Celery is owned here: its settings are in celery_settings.py, its transport has a door (transport.py), its tasks are the
 modules of tasks/, and its signals are answered in signals.py.

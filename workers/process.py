@@ -22,7 +22,7 @@ from services.batches import BatchWorker
 from services.market_data import MarketCache
 from services.price_cache import PriceCache, cache_url
 from services.work_counts import WorkCounts
-from tasks.context import ProcessContext, process_context, set_context
+from tasks.context import ProcessContext, set_context
 from workers.extras import open_error_reports
 from workers.memory import keep_freed_memory, leave_out_of_collections
 from workers.publisher import CeleryPublisher
@@ -68,7 +68,10 @@ def open_process(app: Celery, settings: Settings, database_url: str) -> None:
     structlog.contextvars.bind_contextvars(worker=name)
     open_error_reports(settings)
     open_traces(settings, name)
+    _at_the_end.callback(close_traces)
     engine = make_engine(database_url, application=f"nightshift worker {name}"[:63], limits=session_limits(settings))
+    _at_the_end.callback(engine.dispose)
+    _at_the_end.callback(set_context, None)
     publish = CeleryPublisher(app)
     redis_url: str = app.conf.broker_url
     price_cache = PriceCache(cache_url(settings, redis_url))
@@ -136,8 +139,5 @@ def open_process(app: Celery, settings: Settings, database_url: str) -> None:
 
 
 def close_process() -> None:
-    """Close the connections."""
+    """Give back what there is, the last first; what cannot be given back keeps nothing else from it."""
     _at_the_end.close()
-    process_context().engine.dispose()
-    set_context(None)
-    close_traces()

@@ -1,16 +1,20 @@
-"""`nightshift bench workers`: pools of different sizes in turn, each of which really does its nights, and alone."""
+"""`nightshift bench workers`: pools of different sizes in turn, each of which does its nights, and alone."""
 
 from __future__ import annotations
 
+import os
+import signal
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.nights import run_night
 from benchmarks.pools import pools
 from benchmarks.site import bench_site, prepare
 from benchmarks.workers import compare
+from core.errors import NightshiftError
 from core.settings import Settings
 from tests.support.cli import Shell
 from tests.support.nights import rows
@@ -23,9 +27,16 @@ def parent_of(worker: str) -> str:
     return Path(f"/proc/{parent}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
 
 
+def group_of(name: str) -> int:
+    """The process among ours that has forked the pool `name`."""
+    ours = psutil.Process().children()
+    (pid,) = [process.pid for process in ours if any(part.startswith(name) for part in process.cmdline())]
+    return pid
+
+
 def test_each_pool_does_its_nights_alone_and_is_compared_with_the_first() -> None:
     with bench_site(Settings(_env_file=None, batch_users=50), 2) as site:
-        first = prepare(site, users=1_000, nights=8)
+        first = prepare(site, users=1_000, nights=9)
         with pools(site, [3, 1]) as found:
             for number, (size, name) in enumerate({3: "pool-of-3@", 1: "pool-of-1@", 2: "simulations@"}.items()):
                 found.serve(size)
@@ -34,6 +45,12 @@ def test_each_pool_does_its_nights_alone_and_is_compared_with_the_first() -> Non
                 assert 0 < len(by) <= size
                 assert all(f"{name}%h -c {size} " in parent_of(worker) for (worker,) in by)
             figures = compare(found, first + timedelta(days=3), 1, lambda _: None)
+            found.serve(3)
+            os.kill(group_of("pool-of-3@"), signal.SIGKILL)
+            with pytest.raises(NightshiftError, match=r"pool-of-3 has ended \(-9\), see .*pool-of-3.log"):
+                run_night(found.watched, first + timedelta(days=9))
+            with pytest.raises(NightshiftError, match="pool-of-3 has ended"):
+                found.serve(2)
 
     assert figures["workers"] == 2
     for name in ("night_seconds", "users_per_second", "night_to_workers", "each_night_seconds"):

@@ -263,6 +263,7 @@ def test_what_no_night_has_used_plans_nothing(night: Night) -> None:
         ("NO SUCH", MIDDLE, "7", "unknown symbol 'NO SUCH'"),
         ("A\0", MIDDLE, "7", "unknown symbol"),
         (None, date(2022, 12, 29), "7", "the day 2022-12-29 is not over yet"),
+        (None, date(1999, 12, 31), "7", "the day 1999-12-31 is before 2000-01-01"),
         (None, MIDDLE, "-7", "the price is negative: '-7'"),
         (None, MIDDLE, "nan", "the price is not finite"),
         (None, MIDDLE, "same", "nothing to do"),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from services import ingestion
 from services.ingestion import night_is_running
+from services.locks import PRICES_LOCK
 from tests.support.nights import change, rows, scalar
+from tests.support.polling import wait_until
 from tests.support.price_world import UNIT, WINDOW, Exchange, PriceWorld, price_world, wave
 from tests.support.provider import Provider
 
@@ -82,6 +85,29 @@ def test_the_closes_of_the_day_before_come_with_the_first_look_of_the_day(
         (date(2026, 3, 10), "candle", wave("BTCUSDT", midnight)),
         (date(2026, 3, 11), "tick", wave("BTCUSDT", midnight + timedelta(minutes=10))),
     ]
+
+
+def test_a_price_that_waits_past_midnight_to_be_stored_is_one_of_a_day_that_is_over(
+    world: PriceWorld, exchange: Exchange
+) -> None:
+    """A night may have gone by the close that it replaces, and workers know that one."""
+    night, midnight = date(2026, 3, 10), datetime(2026, 3, 11, tzinfo=UTC)
+    step(world, exchange, midnight - WINDOW - 20 * SECOND)
+    exchange.now = world.now = midnight - 20 * SECOND
+    world.look()
+    waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with world.engine.connect() as other, ThreadPoolExecutor(1) as thread:
+        other.execute(text("SELECT pg_advisory_lock(:key)"), {"key": PRICES_LOCK})
+        work = thread.submit(world.work)
+        wait_until(lambda: rows(world.engine, waits), what="the worker waits for another writer of prices")
+        world.now = midnight + timedelta(minutes=2)
+        insert = "INSERT INTO runs (kind, first_day, day, requested_by, status, scope, batch_users)"
+        change(world.engine, f"{insert} VALUES ('nightly', :day, :day, 'test', 'done', '{{}}', 1)", day=night)
+        other.rollback()
+        other.execute(text("SELECT pg_advisory_unlock_all()"))
+        work.result()
+    assert scalar(world.engine, "SELECT count(*) FROM closes WHERE day = :day AND kind = 'tick'", day=night) == 2
+    assert scalar(world.engine, "SELECT version FROM closes_version") == 1
 
 
 def test_an_hour_without_the_provider_leaves_no_gap(world: PriceWorld, exchange: Exchange) -> None:

@@ -1,4 +1,4 @@
-"""What a worker of nights has imported, what it does without, and how `workers.start` is called."""
+"""What a worker of nights has imported, what it does without, how it ends, and how `workers.start` is called."""
 
 from __future__ import annotations
 
@@ -26,6 +26,29 @@ app = environment_app()
 app.amqp.queues.select(["simulations", "reprocess"])
 workers.process.open_process(app, get_settings(), "postgresql://127.0.0.1:1/nowhere")
 print(*sys.modules)
+"""
+ENDING = """
+import services.notifications, workers.process
+from core.settings import get_settings
+from tasks.context import process_context
+from workers.app import environment_app
+def fail(self):
+    raise OSError("Redis is away")
+services.notifications.Notifier.close = fail
+workers.process.open_process(environment_app(), get_settings(), "postgresql://127.0.0.1:1/nowhere")
+here = process_context()
+assert here.notifier() is here.notifier()
+pool = here.engine.pool
+try:
+    workers.process.close_process()
+except OSError as error:
+    print(error)
+print(here.engine.pool is not pool)
+try:
+    process_context()
+except RuntimeError:
+    print("no context")
+workers.process.close_process()
 """
 NEEDLESS = [
     "alembic", "apprise", "argon2", "flower", "httpx", "jinja2", "matplotlib", "opentelemetry", "prometheus_client",
@@ -66,6 +89,12 @@ def test_a_worker_of_nights_has_what_it_needs(imported: set[str]) -> None:
 def test_a_worker_of_nights_does_without(imported: set[str], module: str) -> None:
     assert find_spec(module) is not None
     assert module not in imported
+
+
+def test_what_cannot_be_given_back_keeps_nothing_else_from_it(tmp_path: Path) -> None:
+    done = started(tmp_path, "-c", ENDING)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["Redis is away", "True", "no context"]
 
 
 def test_who_plans_and_publishes_the_nights_of_the_benchmark_does_without(tmp_path: Path) -> None:
