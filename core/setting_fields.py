@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from datetime import time, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
-Port = Annotated[int, Field(ge=0, le=65535)]
+from core.setting_types import ClockOffset, Directory, Interval, PathOrNone, Port, Proxies, TimeOfDay
 
 
 class SettingFields(BaseSettings):
     """The fields of `Settings`."""
 
-    home: Path = Field(Path(".nightshift"), description="Where the embedded servers and the local state live.")
-    secrets_dir: Path | None = Field(
+    home: Directory = Field(Path(".nightshift"), description="Where the embedded servers and the local state live.")
+    secrets_dir: PathOrNone = Field(
         None,
         description="A directory of files, each named after a setting and holding its value: "
         "`nightshift_database_url`. A variable goes before a file.",
@@ -33,22 +33,22 @@ class SettingFields(BaseSettings):
     cache_url: SecretStr | None = Field(
         None, description="redis://… of the cache of prices, best one with `allkeys-lru`; empty: the broker's server."
     )
-    tls_ca: Path | None = Field(
+    tls_ca: PathOrNone = Field(
         None,
         description="The certificates (PEM) that vouch for PostgreSQL and Redis; with it a PostgreSQL elsewhere is "
         "asked with `sslmode=verify-full`. Empty: the system's, where the URL asks for TLS.",
     )
-    tls_certificate: Path | None = Field(None, description="Our own certificate, where a server asks for one.")
-    tls_key: Path | None = Field(None, description="Its key, readable for its user alone.")
+    tls_certificate: PathOrNone = Field(None, description="Our own certificate, where a server asks for one.")
+    tls_key: PathOrNone = Field(None, description="Its key, readable for its user alone.")
     tls_required: bool = Field(
         False, description="Refuse a PostgreSQL or Redis on another machine unless its certificate is checked."
     )
 
-    nightly_at: time = Field(time(0, 1), description="UTC time of day at which the previous day becomes due.")
-    dev_night_every: timedelta | None = Field(
+    nightly_at: TimeOfDay = Field(time(0, 1), description="UTC time of day at which the previous day becomes due.")
+    dev_night_every: Interval | None = Field(
         None, description="Development: the next day becomes due every so often, e.g. PT5M."
     )
-    clock_offset: timedelta = Field(timedelta(0), description="Added to the wall clock everywhere; the demo uses it.")
+    clock_offset: ClockOffset = Field(timedelta(0), description="Added to the wall clock everywhere; the demo uses it.")
     catch_up_days: int = Field(14, ge=1, description="A missing night older than this is marked `missed`.")
     night_deadline_minutes: float = Field(
         30.0, gt=0, description="A night that is not done so long after it fell due is late: metrics and alerts say so."
@@ -182,7 +182,7 @@ class SettingFields(BaseSettings):
     backup_wait_minutes: float = Field(
         30.0, ge=0, le=1440, description="So long at most a backup waits for the end of a night that runs."
     )
-    postgres_programs: Path | None = Field(
+    postgres_programs: PathOrNone = Field(
         None,
         description="The directory of pg_dump and pg_restore. Empty: the embedded server's, or where they are found.",
     )
@@ -223,8 +223,9 @@ class SettingFields(BaseSettings):
     login_limit: str = Field(
         "10/15minutes", description="So many failed logins an account may have, and so many an address."
     )
-    trusted_proxies: str = Field(
-        "", description="Addresses of proxies whose `X-Forwarded-For` says who asks, separated by commas."
+    trusted_proxies: Proxies = Field(
+        "",
+        description="Proxies whose `X-Forwarded-For` says who asks: addresses or networks, between commas, or `*`.",
     )
     flower_user: str = Field("operator", description="Flower's basic authentication.")
     flower_password: SecretStr | None = Field(None, description="Empty: generated at start and shown there.")

@@ -162,4 +162,5 @@ def get_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         name = " " + PREFIX + ".".join(str(part) for part in first["loc"]).upper() if first["loc"] else "s"
-        raise UsageError(f"setting{name}: {first['msg']} (see docs/settings.md)") from None
+        why = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"setting{name}: {why} (see docs/settings.md)") from None

@@ -34,6 +34,7 @@ def up(
     require_protection(settings)
     refuse_second(settings)
     _check_sources(settings)
+    _check_channels(settings)
     if monitoring:
         _check_monitoring(settings)
     with interruptible(), connected(settings, migrate_own=True) as servers:
@@ -52,6 +53,14 @@ def _check_sources(settings: Settings) -> None:
         from price_sources.registry import limits_of
 
         limits_of(settings)
+
+
+def _check_channels(settings: Settings) -> None:
+    """Raise if administrators are to be told by a URL that is none: they would merely never hear."""
+    if settings.notify_urls is not None:
+        from services.notify_channels import channels
+
+        channels(settings)
 
 
 def _check_monitoring(settings: Settings) -> None:

@@ -12,8 +12,11 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import SecretStr
 
 from core import tls
+from core.errors import UsageError
 from core.settings import PREFIX, Settings
+from price_sources.registry import limits_of, sources
 from services.doctor_findings import Finding, Group
+from services.notify_channels import channels
 
 SETTINGS = Group("settings")
 # A tenth of what one process does on a machine of two cores: docs/performance.md.
@@ -31,7 +34,8 @@ _EXTRAS = (
 def examine_settings(settings: Settings) -> Iterator[Finding]:
     """What is wrong with them, or one finding that nothing is."""
     found = [
-        *_times(settings), *_nights(settings), *_words_to_people(settings), *_doors(settings), *_extras(settings)
+        *_times(settings), *_nights(settings), *_prices(settings), *_words_to_people(settings), *_doors(settings),
+        *_extras(settings),
     ]  # fmt: skip
     changed = len(settings.model_fields_set)
     yield from found or [SETTINGS.ok("settings", f"{changed} are set, none contradicts another")]
@@ -90,11 +94,32 @@ def _nights(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _words_to_people(settings: Settings) -> Iterator[Finding]:
-    if settings.notify_urls is None:
+def _prices(settings: Settings) -> Iterator[Finding]:
+    try:
+        sources(settings)
+    except UsageError as error:
+        yield SETTINGS.error("price_sources", str(error), f"correct {PREFIX}PRICE_SOURCES (docs/prices.md)")
+    try:
+        # Without the sources, which have had their say.
+        limits_of(settings.model_copy(update={"price_sources": ""}))
+    except UsageError as error:
+        yield SETTINGS.error("price_limits", str(error), f"correct {PREFIX}PRICE_LIMITS (docs/prices.md)")
+
+
+def _administrators(settings: Settings) -> Iterator[Finding]:
+    try:
+        reached = channels(settings)
+    except UsageError as error:
+        yield SETTINGS.error("notify_urls", str(error), f"correct {PREFIX}NOTIFY_URLS (docs/notifications.md)")
+        return
+    if not reached:
         yield SETTINGS.warning(
             "notify_urls", "nobody hears of a failed night", f"set {PREFIX}NOTIFY_URLS (docs/notifications.md)"
         )
+
+
+def _words_to_people(settings: Settings) -> Iterator[Finding]:
+    yield from _administrators(settings)
     parts = {
         "PUBLIC_URL": settings.public_url,
         "NOTIFY_SECRET": settings.notify_secret,

@@ -6,6 +6,7 @@ of its process group it can be ended together with the pool processes that it fo
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,7 +21,10 @@ from workers.lifeline import VARIABLE
 from workers.server_process import signals_held
 
 _LOG_BYTES = 10 * 2**20
-_LAST_BYTES = 4096
+# A traceback is one line of its log.
+_LAST_BYTES = 2**18
+_LAST_CHARACTERS = 300
+_TRACEBACK = "Traceback (most recent call last):"
 
 
 @dataclass(slots=True)
@@ -102,9 +106,31 @@ class ChildProcess:
                 os.killpg(self._child.pid, signal.SIGKILL)
 
     def last_log_line(self) -> str:
-        """The last thing that it said, without secrets."""
+        """The last thing that it said, without secrets, in some 300 characters."""
         with suppress(OSError), self.log.open("rb") as log:
             log.seek(max(0, self.log.stat().st_size - _LAST_BYTES))
             lines = log.read().decode("utf-8", "replace").split("\n")
-            return mask_secrets(next((line.strip() for line in reversed(lines) if line.strip()), "it logged nothing"))
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "it logged nothing")
+            # Masked before it is cut: half a URL does not look like one.
+            said = mask_secrets(_in_words(last))
+            return said if len(said) <= _LAST_CHARACTERS else f"{said[: _LAST_CHARACTERS - 1]}…"
         return "it has no log"
+
+
+def _in_words(line: str) -> str:
+    """The event of a line of JSON, and what was raised, without its traceback; any other line as it is."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(entry, dict) or "event" not in entry:
+        return line
+    raised = _raised(str(entry.get("exception", "")))
+    return f"{entry['event']}: {raised}" if raised else str(entry["event"])
+
+
+def _raised(traceback: str) -> str:
+    """The line of a traceback that says what was raised: the first after the last frames."""
+    # Details may follow it, such as a statement of SQL or where to read more.
+    lines = [line for line in traceback.rpartition(_TRACEBACK)[2].splitlines() if line.strip()]
+    return next((line for line in lines if not line[0].isspace()), lines[-1].strip() if lines else "")

@@ -97,6 +97,25 @@ def test_a_malformed_setting_is_named(
     assert not home.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NIGHTSHIFT_PRICE_SOURCES", "binanc"),
+        ("NIGHTSHIFT_PRICE_LIMITS", "binance=many"),
+        ("NIGHTSHIFT_NOTIFY_URLS", "hush"),
+        ("NIGHTSHIFT_NOTIFY_URLS", "json://127.0.0.1/hush,slak://hush/hush"),
+    ],
+)
+def test_up_refuses_what_would_merely_never_come(
+    shell: Shell, home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    line = shell.refused("up")
+    assert name in line
+    assert "NOTIFY" not in name or "hush" not in line
+    assert not home.exists()
+
+
 @pytest.mark.parametrize("arguments", ["db migrate", "db check", "status", "runs", "run", "health", "seed --users 1"])
 def test_a_server_that_is_away_is_code_3_without_its_password(
     shell: Shell, home: Path, monkeypatch: pytest.MonkeyPatch, arguments: str

@@ -38,6 +38,13 @@ def test_sound_settings_are_one_good_finding() -> None:
         ("clock_offset", "warning", {"clock_offset": -3600}),
         ("catch_up_days", "warning", {"catch_up_days": 91}),
         ("notify_urls", "warning", {"notify_urls": None}),
+        ("notify_urls", "warning", {"notify_urls": " , "}),
+        ("notify_urls", "error", {"notify_urls": "hush"}),
+        ("notify_urls", "error", {"notify_urls": "json://127.0.0.1/, slak://hush/hush"}),
+        ("price_sources", "error", {"price_sources": "binanc"}),
+        ("price_sources", "error", {"price_sources": "csv"}),
+        ("price_limits", "error", {"price_limits": "x"}),
+        ("price_limits", "error", {"price_limits": "osrs=many", "price_sources": "binance"}),
         ("digests", "warning", {"public_url": "https://nightshift.example.org"}),
         ("digests", "warning", {"smtp_host": "mail.example.org", "smtp_from": "a@example.org"}),
         ("notify_secret", "error", {"notify_secret": "short"}),
@@ -53,6 +60,15 @@ def test_each_contradiction_is_found_with_its_remedy(check: str, severity: str, 
     assert (finding.check, finding.severity, bool(finding.remedy)) == (check, severity, True)
     assert "hush" not in f"{finding}"
     assert "\n" not in finding.detail + finding.remedy
+
+
+def test_wrong_sources_and_wrong_limits_are_a_finding_each() -> None:
+    assert [finding.check for finding in of(price_sources="binanc", price_limits="x")] == [
+        "price_sources",
+        "price_limits",
+    ]
+    sound = of(price_sources="binance,coingecko", price_limits="coingecko=500/minute,osrs=10/6second")
+    assert [finding.severity for finding in sound] == [Severity.OK]
 
 
 def test_encrypted_and_near_servers_are_no_finding(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import time, timedelta
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,59 @@ def test_a_malformed_value_is_one_line_without_the_value(monkeypatch: pytest.Mon
         get_settings()
     assert "\n" not in str(caught.value)
     assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("dev_night_every", "300", timedelta(minutes=5)),
+        ("dev_night_every", "0.5", timedelta(seconds=0.5)),
+        ("dev_night_every", "PT5M", timedelta(minutes=5)),
+        ("clock_offset", "-60", timedelta(minutes=-1)),
+        ("clock_offset", "-P36500D", timedelta(days=-36_500)),
+        ("nightly_at", "02:30", time(2, 30)),
+        ("home", ".", Path()),
+        ("trusted_proxies", "", ""),
+        ("trusted_proxies", "*", "*"),
+        ("trusted_proxies", " 10.0.0.2, fd00::/8,", "10.0.0.2,fd00::/8"),
+    ],
+)
+def test_a_variable_is_used_as_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, found: object
+) -> None:
+    monkeypatch.setenv(f"NIGHTSHIFT_{name.upper()}", value)
+    assert getattr(get_settings(), name) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("dev_night_every", "PT0S", "greater than 0 seconds"),
+        ("dev_night_every", "-PT5M", "greater than 0 seconds"),
+        ("dev_night_every", "0", "greater than 0 seconds"),
+        ("dev_night_every", "P99999999D", "366 days"),
+        ("dev_night_every", "often", "valid timedelta"),
+        ("clock_offset", "P99999999D", "36600 days"),
+        ("clock_offset", "-P99999999D", "36600 days"),
+        ("clock_offset", "9" * 400, "valid timedelta"),
+        ("nightly_at", "00:01+02:00", "UTC"),
+        ("nightly_at", "00:01Z", "UTC"),
+        ("home", "", "a directory"),
+        ("home", " ", "a directory"),
+        ("trusted_proxies", "abc", "number 1 is neither"),
+        ("trusted_proxies", "10.0.0.2,10.0.0.1/8", "number 2 is neither"),
+        ("trusted_proxies", "10.0.0.2,*", "number 2 is neither"),
+        ("trusted_proxies", "10.0.0.2:80", "number 1 is neither"),
+    ],
+)
+def test_what_would_be_misread_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(f"NIGHTSHIFT_{name.upper()}", value)
+    with pytest.raises(UsageError, match=f"setting NIGHTSHIFT_{name.upper()}: .*{said}") as caught:
+        get_settings()
+    assert "\n" not in str(caught.value)
+    assert "Value error" not in str(caught.value)
 
 
 def test_an_unknown_line_in_the_env_file_is_refused(tmp_path: Path) -> None:
@@ -118,3 +172,9 @@ def test_secrets_that_cannot_be_read_are_one_line(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("NIGHTSHIFT_SECRETS_DIR", str(directory))
     with pytest.raises(UsageError, match=r"SECRETS_DIR: .* is not a directory"):
         get_settings()
+
+
+@pytest.mark.parametrize("name", ["secrets_dir", "tls_ca", "tls_certificate", "tls_key", "postgres_programs"])
+def test_a_path_that_is_empty_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"NIGHTSHIFT_{name.upper()}", "")
+    assert getattr(get_settings(), name) is None
