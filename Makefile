@@ -49,7 +49,7 @@ check: $(VENV)/.development ## Lint, format, types, import contracts, length of 
 	@find $(ROOMS) tests -name '*.py' -exec awk 'END {if (NR > $(MAX_LINES)) print FILENAME ": " NR " lines"}' {} \; \
 		| awk '{print $$0 ", more than $(MAX_LINES): split it by ideas"} END {exit NR > 0}'
 
-bench: $(VENV)/.runtime ## Measure what docs/performance.md claims: eleven minutes (ARGS="--users 100000": less)
+bench: $(VENV)/.runtime ## Measure what docs/performance.md claims: fifteen minutes (ARGS="--users 100000": less)
 	@exec $(BIN)/nightshift bench tables $(ARGS)
 
 chaos: $(VENV)/.runtime ## Kill things during nights and compare the tables (ARGS="--seed 1": which ones)

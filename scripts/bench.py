@@ -227,7 +227,7 @@ def tables(
     users: Annotated[int, typer.Option(min=100, help="Users of the largest night.")] = 1_000_000,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Worker processes.")] = None,
 ) -> None:
-    """All tables of docs/performance.md: about eleven minutes."""
+    """All tables of docs/performance.md: about fifteen minutes."""
     from benchmarks.tables import tables as measured_tables
     from core.settings import get_settings
 
