@@ -15,7 +15,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -34,6 +33,7 @@ from workers.extras import require_extras
 from workers.health import worker_names
 from workers.ports import choose_port
 from workers.pulse import Pulse
+from workers.restarts import LONGEST_BACKOFF, Restarts
 from workers.shutdown import GIVE_BACK_SECONDS, SHUTDOWN_SECONDS
 
 log = get_logger(__name__)
@@ -50,18 +50,7 @@ _WORKERS = ("simulations", "prices", "notifications", "maintenance", "control")
 STOP_SECONDS = SHUTDOWN_SECONDS + GIVE_BACK_SECONDS + 7
 HURRY_SECONDS = GIVE_BACK_SECONDS + 2
 _LOOK_SECONDS = 0.2
-_CALM_SECONDS = 60.0  # a child that ran this long had a good start
-_LONGEST_BACKOFF = 30.0
 _SILENT_SECONDS = 40.0  # a worker reconnects to Redis, and answers, in less
-
-
-@dataclass(slots=True)
-class _Watch:
-    """How a child is doing: when it was started, how often in a row it died soon, when it is to be started again."""
-
-    started: float
-    deaths: int = 0
-    restart_at: float | None = None
 
 
 class Stack:
@@ -85,7 +74,7 @@ class Stack:
         self._home = settings.nightshift_home()
         self._log_dir = log_dir or self._home / "log"
         self._children: dict[str, ChildProcess] = {}
-        self._watched: dict[str, _Watch] = {}
+        self._watched: dict[str, Restarts] = {}
         self._ports: dict[str, int] = {}
         self._lifeline: tuple[int, int] | None = None
         self._stopping = threading.Event()
@@ -138,7 +127,7 @@ class Stack:
             self._make_children()
             for name, child in self._children.items():
                 child.start()
-                self._watched[name] = _Watch(time.monotonic())
+                self._watched[name] = Restarts(time.monotonic())
             self._wait_ready()
             self._stopping.clear()
             self._pulse = Pulse(self._settings, self._urls.redis_url, map(_node, self._worker_groups()))
@@ -288,26 +277,24 @@ class Stack:
             for name, child in self._children.items():
                 self._look_after(child, self._watched[name])
 
-    def _look_after(self, child: ChildProcess, watch: _Watch) -> None:
+    def _look_after(self, child: ChildProcess, watch: Restarts) -> None:
         now = time.monotonic()
         if watch.restart_at is None and self._pulse and self._pulse.silence(_node(child.name)) > _SILENT_SECONDS:
             log.warning("killed, because it lives but does not answer", process=child.name)
             child.end_group()
             self._pulse.restarted(_node(child.name))
         if watch.restart_at is None and child.exit_code is not None:
-            watch.deaths = 1 if now - watch.started > _CALM_SECONDS else watch.deaths + 1
-            delay = min(2.0 ** (watch.deaths - 1) - 1, _LONGEST_BACKOFF)
+            delay = watch.died(now)
             log.warning("process died", process=child.name, exit_code=child.exit_code, restart_in=delay,
                         last_words=child.last_log_line())  # fmt: skip
-            watch.restart_at = now + delay
-        if watch.restart_at is not None and now >= watch.restart_at:
+        if watch.is_due(now):
             try:
                 child.start()
             except OSError as error:
                 log.warning("process not restarted", process=child.name, error=str(error))
-                watch.restart_at = now + _LONGEST_BACKOFF
+                watch.restart_at = now + LONGEST_BACKOFF
             else:
-                watch.started, watch.restart_at = now, None
+                watch.restarted(now)
                 if self._pulse and child.name in _WORKERS:
                     self._pulse.restarted(_node(child.name))
                 log.info("process restarted", process=child.name, pid=child.pid)
