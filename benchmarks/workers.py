@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from itertools import count
 from typing import Any
 
-from benchmarks.figures import spread
+from benchmarks.figures import interval_of_ratios, spread
 from benchmarks.nights import Night, run_night
 from benchmarks.pools import Pools, pools
 from benchmarks.site import bench_site, prepare, tidy
@@ -35,7 +35,8 @@ def measure_workers(
 
     Returns:
         By number of processes, as text: seconds and users a second of its nights, and in `night_to_workers` how many
-        times the night of `workers` processes of the same round they took.
+        times the night of `workers` processes of the same round they took; `mean_night_to_workers` is the geometric
+        mean of that with its interval.
 
     Raises:
         UsageError: numbers out of range.
@@ -69,14 +70,13 @@ def compare(all_pools: Pools, first: date, rounds: int, tell: Callable[[str], No
             tell(f"{f'round {number}' if number else 'warm-up'}, {size} workers: {night.total:.2f} s")
     base = measured[workers]
     sizes = {str(size): seconds for size, seconds in measured.items()}
+    ratios = {size: [its / right for its, right in zip(seconds, base, strict=True)] for size, seconds in sizes.items()}
     return {
         "workers": workers,
         "night_seconds": {size: spread(seconds) for size, seconds in sizes.items()},
         "users_per_second": {size: spread((users / its for its in seconds), 0) for size, seconds in sizes.items()},
-        "night_to_workers": {
-            size: spread(its / right for its, right in zip(seconds, base, strict=True))
-            for size, seconds in sizes.items()
-        },
+        "night_to_workers": {size: spread(its) for size, its in ratios.items()},
+        "mean_night_to_workers": {size: interval_of_ratios(its) for size, its in ratios.items()},
         "each_night_seconds": {size: [round(its, 4) for its in seconds] for size, seconds in sizes.items()},
     }
 

@@ -259,7 +259,7 @@ def _print_figures(result: dict[str, Any]) -> None:
     rows: list[list[str]] = []
     for name, value in result.items():
         if isinstance(value, dict) and "median" not in value:
-            rows += [[f"{name}: {part}", *_cells(figure)] for part, figure in value.items()]
+            rows += [[f"{name}: {part}{_what(figure)}", *_cells(figure)] for part, figure in value.items()]
         elif not isinstance(value, list):
             rows.append([name, *_cells(value)])
     print_table(["figure", "min>", "median>", "max>"], rows)
@@ -267,5 +267,9 @@ def _print_figures(result: dict[str, Any]) -> None:
 
 def _cells(value: Any) -> list[str]:
     if isinstance(value, dict):
-        return [cell(value["min"]), cell(value["median"]), cell(value["max"])]
+        return [cell(part) for part in value.values()]
     return ["", cell(value), ""]
+
+
+def _what(value: Any) -> str:
+    return " (low, mean, high)" if isinstance(value, dict) and "mean" in value else ""

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Generator, Iterator
 
+import hypothesis
 import pytest
 import redis
 from sqlalchemy import Engine, make_url
@@ -69,13 +70,15 @@ _REDIS_DATABASES = 16
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# How long an example takes says how busy the machine is. All else stays: a CI's profile is hypothesis' own.
+hypothesis.settings.register_profile("untimed", parent=hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("untimed")
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """What is imported for the tests stays: to look for garbage in it, now and in each test, takes a third longer."""
-    # When it is imported it asks who refers to an object, which of frozen ones nobody can say.
-    import hypothesis  # noqa: F401
-
+    # hypothesis, too, is imported by now: then it asks who refers to an object, which of frozen ones nobody can say.
     gc.disable()
     try:
         return (yield)

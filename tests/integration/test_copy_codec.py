@@ -95,7 +95,7 @@ def test_it_writes_what_psycopg_writes(rows: list[Row]) -> None:
     assert encode(rows) == b"".join(psycopg_encodes(row) for row in rows)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS)
 def test_the_server_takes_every_value_and_gives_it_back_gathered(
     connection: psycopg.Connection[tuple[object, ...]], rows: list[Row]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from email import message_from_bytes, policy
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.notify_mail import compose
@@ -27,7 +27,6 @@ HEADERS = message_from_bytes(composed("plain")).keys()
 
 @given(TRICKY | st.text(st.characters(codec="utf-8"), max_size=250))
 @example("=?utf-8?q?x=0D=0ABcc:_everybody=40example.org?=")
-@settings(deadline=None)
 def test_a_subject_is_one_header_and_says_what_it_says(subject: str) -> None:
     raw = composed(subject)
     mail = message_from_bytes(raw, policy=policy.default)

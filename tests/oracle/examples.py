@@ -22,7 +22,6 @@ def bounded(examples: int) -> Callable[[_Test], _Test]:
     """So many examples, no deadline; the same ones every time where `CI` is set."""
     return settings(
         max_examples=examples,
-        deadline=None,
         derandomize="CI" in os.environ,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )

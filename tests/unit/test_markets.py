@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import UsageError
@@ -34,7 +34,6 @@ def no_package(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @given(day=st.dates())
-@settings(deadline=None)
 def test_two_calendars_need_no_package(day: date) -> None:
     assert traded_on("24/7", day)
     assert traded_on("weekdays", day) == (day.isoweekday() <= 5)

@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.price_checks import (
@@ -94,7 +94,6 @@ def test_of_nothing_known_a_usual_deviation_is_assumed() -> None:
     assert next_variance(first, START + WINDOW, first.price) == UNKNOWN_DEVIATION**2
 
 
-@settings(deadline=None)
 @given(st.integers(1, 2**63 - 1), st.integers(1, 2**63 - 1), st.none() | st.floats(0, 10), st.integers(-(10**6), 10**6))
 def test_any_two_prices_are_judged(price: int, before: int, variance: float | None, seconds: int) -> None:
     ts = START + timedelta(seconds=seconds)

@@ -57,7 +57,7 @@ def exact_returns(initial: int, equity: list[int]) -> list[Fraction]:
     return found
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.integers(1, 10**15), curves)
 def test_ratios_are_those_of_exact_arithmetic(initial: int, equity: list[int]) -> None:
     found = performance(initial, days(len(equity)), equity, running(initial, equity))
@@ -80,7 +80,7 @@ def test_ratios_are_those_of_exact_arithmetic(initial: int, equity: list[int]) -
         assert found.sharpe == pytest.approx(mean / math.sqrt(variance) * math.sqrt(365), rel=1e-5, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(amounts, curves)
 def test_the_worst_drawdown_is_the_worst_of_all_pairs_of_days(initial: int, equity: list[int]) -> None:
     found = worst_drawdown(initial, days(len(equity)), equity)

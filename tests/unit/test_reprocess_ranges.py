@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.locks import GRANULE_USERS
@@ -15,7 +15,6 @@ OWNERS = st.lists(st.tuples(st.integers(1, 1500), st.integers(1, 2500)), min_siz
 SIZES = st.one_of(st.integers(1, GRANULE_USERS), st.integers(GRANULE_USERS + 1, 4000))
 
 
-@settings(deadline=None)
 @given(OWNERS, SIZES)
 def test_batches_hold_everybody_once_and_large_ones_share_no_granule(runs: list[tuple[int, int]], size: int) -> None:
     owners: list[int] = []

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -67,7 +67,6 @@ def end(seen: Sequence[tuple[int, Signals]]) -> datetime:
     return NOW + timedelta(seconds=sum(seconds for seconds, _ in seen))
 
 
-@settings(deadline=None)
 @given(steps, limits, st.integers(1, 40))
 def test_never_outside_its_limits(seen: list[tuple[int, Signals]], limits: Limits, workers: int) -> None:
     for decision in run(seen, limits, State(workers)):
@@ -76,7 +75,6 @@ def test_never_outside_its_limits(seen: list[tuple[int, Signals]], limits: Limit
         assert decision.reason
 
 
-@settings(deadline=None)
 @given(steps, limits)
 def test_never_two_changes_within_a_cool_down(seen: list[tuple[int, Signals]], limits: Limits) -> None:
     now, changed, before = NOW, None, limits.minimum
@@ -88,7 +86,6 @@ def test_never_two_changes_within_a_cool_down(seen: list[tuple[int, Signals]], l
             changed, before = now, decision.workers
 
 
-@settings(deadline=None)
 @given(steps, signals, limits, st.integers(0, 5000), st.floats(0, 3600))
 def test_a_longer_backlog_never_wants_fewer(
     seen: list[tuple[int, Signals]], last: Signals, limits: Limits, more: int, longer: float
@@ -101,7 +98,6 @@ def test_a_longer_backlog_never_wants_fewer(
         assert here <= wanted(state, replace(last, seconds=last.seconds + longer), limits, now).workers
 
 
-@settings(deadline=None)
 @given(steps, signals, limits)
 def test_what_stays_the_same_settles(seen: list[tuple[int, Signals]], last: Signals, limits: Limits) -> None:
     state = run(seen, limits)[-1].state
@@ -112,7 +108,6 @@ def test_what_stays_the_same_settles(seen: list[tuple[int, Signals]], last: Sign
     assert len(directions) <= 1
 
 
-@settings(deadline=None)
 @given(steps, limits)
 def test_idle_ends_at_the_minimum(seen: list[tuple[int, Signals]], limits: Limits) -> None:
     state = run(seen, limits)[-1].state

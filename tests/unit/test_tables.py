@@ -62,7 +62,7 @@ def test_then_every_row_stands_on_lines_of_its_own() -> None:
     assert "–" not in text
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(20, 220), st.integers(0, 10**12))
 def test_no_line_of_a_table_is_wider_than_the_terminal_and_no_number_is_broken(width: int, users: int) -> None:
     text, left_out = _printed(width, rows=[["1", "2022-12-28", "done", users, "834d4665a9409c81", "x" * 30]])

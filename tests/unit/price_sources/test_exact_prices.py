@@ -85,7 +85,7 @@ def read(name: str, text: str) -> Answer:
 
 
 @pytest.mark.parametrize("name", READERS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(text=numbers)
 def test_every_reader_reads_a_number_as_it_is_written(name: str, text: str) -> None:
     answer = read(name, text)
@@ -102,7 +102,6 @@ def test_a_number_that_no_binary_float_holds_is_read_to_its_last_digit(name: str
     assert [each[2] for each in (*answer.quotes, *answer.closes)] == [9007199254740993001]
 
 
-@settings(deadline=None)
 @given(high=numbers, low=numbers)
 def test_the_middle_of_two_averages_is_exact(high: str, low: str) -> None:
     bucket = f'{{"data":{{"A":{{"avgHighPrice":{high},"avgLowPrice":{low}}}}},"timestamp":{AT}}}'
@@ -120,7 +119,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(value=json_values)
 def test_json_keeps_the_text_of_its_numbers_and_everything_else(value: object) -> None:
     def as_text(value: object) -> object:
