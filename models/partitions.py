@@ -96,7 +96,7 @@ def ensure_day_partitions(connection: Connection, days: Iterable[date]) -> list[
     Raises:
         NightshiftError: a table of that name exists and is no partition.
     """
-    return _ensure(connection, [day_partition(day) for day in sorted(set(days))])
+    return ensure_partitions(connection, [day_partition(day) for day in sorted(set(days))])
 
 
 def ensure_month_partitions(connection: Connection, table: str, months: Iterable[date]) -> list[str]:
@@ -105,7 +105,7 @@ def ensure_month_partitions(connection: Connection, table: str, months: Iterable
     Otherwise like `ensure_day_partitions`.
     """
     firsts = sorted({month.replace(day=1) for month in months})
-    return _ensure(connection, [month_partition(table, first) for first in firsts])
+    return ensure_partitions(connection, [month_partition(table, first) for first in firsts])
 
 
 _EXISTING = text(
@@ -133,7 +133,8 @@ def missing_partitions(connection: Connection, wanted: Sequence[Partition]) -> l
     return [partition for partition in wanted if partition.name not in existing]
 
 
-def _ensure(connection: Connection, wanted: Sequence[Partition]) -> list[str]:
+def ensure_partitions(connection: Connection, wanted: Sequence[Partition]) -> list[str]:
+    """Make those of `wanted` that there are not; otherwise like `ensure_day_partitions`."""
     if not missing_partitions(connection, wanted):
         return []
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PARTITION_LOCK})

@@ -3,12 +3,12 @@
 Guarantees: no reader and no writer waits. Each partition is a transaction of its own, and its locks are waited for
 half a second at most and then again later: whoever makes partitions at the same moment, planning above all, waits for
 one of ours and not for all. Planning makes whatever a run writes to, so nothing depends on this; it only takes the DDL
-out of the way of the work.
+out of the way of the work. What has been made when this is killed is there, and empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import TypeVar
@@ -24,6 +24,7 @@ from models.partitions import (
     day_partition,
     ensure_day_partitions,
     ensure_month_partitions,
+    ensure_partitions,
     missing_partitions,
     month_partition,
 )
@@ -35,8 +36,12 @@ _T = TypeVar("_T")
 DAYS_AHEAD = 7
 MONTHS_AHEAD = 2
 LOCK_TIMEOUT = "SET LOCAL lock_timeout = '500ms'"
+# Nothing is lost with a partition that nobody has written to, and whoever does that commits after it.
+_HURRY = "SET LOCAL synchronous_commit = off"
 _LOCK_NOT_AVAILABLE = "55P03"
 _ATTEMPTS = 3
+# Each of half a second and a pause: for about a minute.
+_PATIENT_ATTEMPTS = 60
 _PAUSE_SECONDS = 0.5
 
 
@@ -58,6 +63,34 @@ def ensure_ahead(engine: Engine, *, now: datetime) -> list[str]:
     makers += [[partial(ensure_month_partitions, table=table, months=[month]) for month in months] for table in MONTHLY]
     made = [name for of_table in makers for name in _made(engine, of_table)]
     record_run(engine, "ensure_partitions", now=now, result=f"{len(made)} made")
+    return made
+
+
+def ensure_days(
+    engine: Engine, days: Sequence[date], *, told: Callable[[int, int], None] = lambda _made, _missing: None
+) -> list[str]:
+    """Make the missing partitions that nights of `days` write to; the names of those made.
+
+    Of thousands of days that takes minutes: to attach one takes PostgreSQL the longer, the more there are.
+
+    Args:
+        told: called with how many have been made and how many were missing, before the first and after each of them.
+
+    Raises:
+        NightshiftError: a table of such a name exists and is no partition.
+        OperationalError: others have held the locks of a table for a minute (`lock_was_held`). What was made stays.
+    """
+    months = sorted({day.replace(day=1) for day in days})
+    wanted = [day_partition(day) for day in sorted(set(days))]
+    wanted += [month_partition("trades", month) for month in months]
+    with engine.connect() as connection:
+        missing = missing_partitions(connection, wanted)
+    made: list[str] = []
+    for partition in missing:
+        told(len(made), len(missing))
+        make = partial(ensure_partitions, wanted=[partition])
+        made += patiently(partial(_in_transaction, engine, make, _HURRY), attempts=_PATIENT_ATTEMPTS)
+    told(len(missing), len(missing))
     return made
 
 
@@ -83,17 +116,18 @@ def _made(engine: Engine, makers: Iterable[Callable[[Connection], list[str]]]) -
     return made
 
 
-def _in_transaction(engine: Engine, make: Callable[[Connection], list[str]]) -> list[str]:
+def _in_transaction(engine: Engine, make: Callable[[Connection], list[str]], *chosen: str) -> list[str]:
     with engine.begin() as connection:
-        connection.execute(text(LOCK_TIMEOUT))
+        for setting in (LOCK_TIMEOUT, *chosen):
+            connection.execute(text(setting))
         return make(connection)
 
 
-def patiently(once: Callable[[], _T]) -> _T:
+def patiently(once: Callable[[], _T], *, attempts: int = _ATTEMPTS) -> _T:
     """`once`, again a moment later where a lock that it wanted was held too long; what it raises in the end."""
     retrying = Retrying(
         retry=retry_if_exception(lock_was_held),
-        stop=stop_after_attempt(_ATTEMPTS),
+        stop=stop_after_attempt(attempts),
         wait=wait_fixed(_PAUSE_SECONDS),
         reraise=True,
     )

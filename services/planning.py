@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -53,6 +52,7 @@ def plan_due(session: Session, *, now: datetime, settings: Settings) -> Planned:
     is not planned until prices come: its night would quarantine everybody. A day that lacks closes waits for them until
     its price deadline; then it is planned with an alert. No later day overtakes it.
     """
+    _plan_alone(session)
     nights = _nights(session)
     if nights.first_start is None:
         return Planned([])
@@ -92,19 +92,29 @@ def plan_nights(
 ) -> list[int]:
     """Plan all missing nights through a day: one run over the range, or with `each` a run a day; the new runs' ids.
 
-    Empty if that day is planned already.
+    Empty if that day is planned already. Whatever partitions there are not are made under the planning lock: of many
+    days, services.catching_up makes them before.
 
     Raises:
         UsageError: there are no simulations, none has begun by that day, or the day is not over yet.
     """
-    nights = _checked(session, through, now)
-    if nights.planned_through is not None and through <= nights.planned_through:
-        return []
-    assert nights.first_start is not None  # noqa: S101 (checked above)
-    first = nights.first_start if nights.planned_through is None else nights.planned_through + _ONE_DAY
-    ranges = [(day, day) for day in _days(first, through)] if each else [(first, through)]
+    _plan_alone(session)
+    missing = missing_nights(session, through=through, now=now)
+    ranges = [(day, day) for day in missing] if each else [(missing[0], missing[-1])] if missing else []
     planned = [_plan_run(session, days, now, settings, requested_by=requested_by) for days in ranges]
     return [run_id for run_id in planned if run_id is not None]
+
+
+def missing_nights(session: Session, *, through: date, now: datetime) -> list[date]:
+    """The days through one that no run has been planned for, oldest first. Takes no lock: somebody may plan them.
+
+    Raises:
+        UsageError: as `plan_nights`.
+    """
+    nights = _checked(session, through, now)
+    assert nights.first_start is not None  # noqa: S101 (checked above)
+    first = nights.first_start if nights.planned_through is None else nights.planned_through + _ONE_DAY
+    return _days(first, through)
 
 
 def plan_night(session: Session, *, day: date, now: datetime, settings: Settings, requested_by: str) -> list[int]:
@@ -113,6 +123,7 @@ def plan_night(session: Session, *, day: date, now: datetime, settings: Settings
     Raises:
         UsageError: as `plan_nights`, or an earlier night is missing: nights run in order.
     """
+    _plan_alone(session)
     nights = _checked(session, day, now)
     if nights.planned_through is not None:
         if day <= nights.planned_through:
@@ -135,9 +146,12 @@ def _checked(session: Session, day: date, now: datetime) -> _Nights:
     return nights
 
 
-def _nights(session: Session) -> _Nights:
-    """Read the state of planning; holds the planning lock, so that it stays true until the transaction ends."""
+def _plan_alone(session: Session) -> None:
+    """Hold the planning lock, so that the state of planning stays as it is read until the transaction ends."""
     session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PLANNING_LOCK})
+
+
+def _nights(session: Session) -> _Nights:
     row = session.execute(
         text(
             "SELECT (SELECT max(day) FROM runs WHERE kind = 'nightly') AS planned_through,"
@@ -162,12 +176,12 @@ def _days(first: date, last: date) -> list[date]:
 
 def _miss(session: Session, days: Sequence[date], now: datetime, settings: Settings) -> None:
     """Mark the days as missed, and leave one word of all in the same transaction: after years there are thousands."""
-    runs = [
-        (_insert_run(session, (day, day), now, settings, requested_by="beat", status="missed"), day) for day in days
-    ]
-    missed = [(run_id, day) for run_id, day in runs if run_id is not None]
+    if not days:
+        return
+    values = {"days": days, "now": now, "batch_users": settings.batch_users}
+    missed = sorted((row.day, row.id) for row in session.execute(_INSERT_MISSED, values))
     if missed:
-        (_, first), (run_id, last) = missed[0], missed[-1]
+        (first, _), (last, run_id) = missed[0], missed[-1]
         payload = {"run": run_id, "first_day": str(first), "day": str(last), "days": len(missed)}
         payload["catch_up_days"] = settings.catch_up_days
         session.execute(_NOTIFY_MISSED, {"key": f"day_missed:{last}", "payload": json.dumps(payload)})
@@ -177,7 +191,14 @@ def _plan_run(
     session: Session, days: tuple[date, date], now: datetime, settings: Settings, *, requested_by: str
 ) -> int | None:
     """Insert a nightly run, its batches and the partitions it writes to; None if the day has a run."""
-    run_id = _insert_run(session, days, now, settings, requested_by=requested_by, status="planned")
+    inserted = {
+        "first_day": days[0],
+        "day": days[1],
+        "requested_by": requested_by,
+        "now": now,
+        "batch_users": settings.batch_users,
+    }
+    run_id: int | None = session.execute(_INSERT_RUN, inserted).scalar_one_or_none()
     if run_id is None:
         return None
     connection = session.connection()
@@ -191,26 +212,22 @@ def _plan_run(
     return run_id
 
 
-def _insert_run(
-    session: Session, days: tuple[date, date], now: datetime, settings: Settings, *, requested_by: str, status: str
-) -> int | None:
-    values: dict[str, Any] = {
-        "first_day": days[0],
-        "day": days[1],
-        "status": status,
-        "requested_by": requested_by,
-        "now": now,
-        "batch_users": settings.batch_users,
-    }
-    return session.execute(_INSERT_RUN, values).scalar_one_or_none()
-
-
 _INSERT_RUN = text(
     """
     INSERT INTO runs (kind, first_day, day, status, scope, requested_by, created_at, batch_users)
-    VALUES ('nightly', :first_day, :day, :status, '{"all": true}', :requested_by, :now, :batch_users)
+    VALUES ('nightly', :first_day, :day, 'planned', '{"all": true}', :requested_by, :now, :batch_users)
     ON CONFLICT (kind, day) WHERE kind = 'nightly' DO NOTHING
     RETURNING id
+    """
+)
+
+_INSERT_MISSED = text(
+    """
+    INSERT INTO runs (kind, first_day, day, status, scope, requested_by, created_at, batch_users)
+    SELECT 'nightly', day, day, 'missed', '{"all": true}', 'beat', :now, :batch_users
+    FROM unnest(CAST(:days AS date[])) AS missed (day) ORDER BY day
+    ON CONFLICT (kind, day) WHERE kind = 'nightly' DO NOTHING
+    RETURNING id, day
     """
 )
 
