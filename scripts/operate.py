@@ -62,6 +62,7 @@ def cancel(run: Annotated[int, typer.Argument(help="The run's id.")], json: Json
     """Cancel a run. No further batch of it is begun; what is committed stays."""
     from core.clock import utc_now
     from core.database import session_scope
+    from scripts.run import who_was_left_out
     from services.completion import finish_runs
     from services.run_control import replaced_by
     from services.runs import cancel_run, run_view
@@ -80,6 +81,8 @@ def cancel(run: Annotated[int, typer.Argument(help="The run's id.")], json: Json
     note(f"run {run} {state}: {view.batches_done} of {view.batches} batches were done")
     if view.kind == "reprocess":
         note(_said(replaced) + f" (nightshift batches {run} shows which)")
+    elif replaced.batches_left:
+        note(who_was_left_out(view))
 
 
 def pause(run: Annotated[int, typer.Argument(help="The run's id.")], json: Json = False) -> None:
@@ -101,7 +104,7 @@ def resume(run: Annotated[int, typer.Argument(help="The run's id.")], json: Json
     """Let a paused reprocess go on."""
     from core.clock import utc_now
     from core.database import session_scope
-    from scripts.run import publisher_of
+    from scripts.run import publisher_of, warn_if_nobody_works
     from services.relay import publish_planned
     from services.run_control import resume_run
 
@@ -112,10 +115,10 @@ def resume(run: Annotated[int, typer.Argument(help="The run's id.")], json: Json
         with publisher_of(servers) as publish:
             in_flight = servers.settings.reprocess_in_flight
             publish_planned(servers.engine, publish, now=utc_now(), in_flight=in_flight)
+        note(f"run {run} goes on: {view.batches_done} of {view.batches} batches were done")
+        warn_if_nobody_works(servers)
     if json:
         print_json(view)
-    else:
-        note(f"run {run} goes on: {view.batches_done} of {view.batches} batches were done")
 
 
 def _fields(view: RunView) -> dict[str, Any]:
@@ -123,8 +126,13 @@ def _fields(view: RunView) -> dict[str, Any]:
 
 
 def _said(replaced: Replaced) -> str:
-    parts = [f"{replaced.batches} batches ({replaced.users:,} users) have their new days"]
+    parts = [_some(replaced.batches, replaced.users, "has its new days", "have their new days")]
     if replaced.batches_in_work:
-        parts.append(f"{replaced.batches_in_work} ({replaced.users_in_work:,} users) are in work")
-    parts.append(f"{replaced.batches_left} ({replaced.users_left:,} users) keep their old ones")
+        parts.append(_some(replaced.batches_in_work, replaced.users_in_work, "is in work", "are in work"))
+    parts.append(_some(replaced.batches_left, replaced.users_left, "keeps its old ones", "keep their old ones"))
     return ", ".join(parts)
+
+
+def _some(batches: int, users: int, one: str, many: str) -> str:
+    counted = "1 batch" if batches == 1 else f"{batches:,} batches"
+    return f"{counted} ({users:,} user{'' if users == 1 else 's'}) {one if batches == 1 else many}"

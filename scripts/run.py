@@ -25,18 +25,20 @@ from scripts.cli import (
 )
 
 if TYPE_CHECKING:
+    from services.catching_up import Told
     from services.publishing import Publisher
     from services.runs import Progress, RunView
 
 _POLL_SECONDS = 0.1
 _CARE_SECONDS = 2.0
+_MANY_PARTITIONS = 200
 
 
 def run(
     day: Annotated[
         str | None, typer.Option(help="The night of this day, YYYY-MM-DD; the last due one by default.")
     ] = None,
-    through: Annotated[str | None, typer.Option(help="All missing nights up to this day, as one run.")] = None,
+    through: Annotated[str | None, typer.Option(help="All missing nights up to this day, fifty in a run.")] = None,
     each: Annotated[bool, typer.Option("--each", help="With --through: a run for each night.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until it is done; 1 if it failed.")] = False,
     json: Json = False,
@@ -117,12 +119,30 @@ def plan(
 ) -> list[int]:
     """Plan the night of `target`, or with `through` all missing nights up to it; the new runs' ids."""
     from core.database import session_scope
-    from services.planning import plan_night, plan_nights
+    from services.catching_up import catch_up
+    from services.planning import plan_night
 
-    with session_scope(servers.engine) as session:
-        if through:
-            return plan_nights(session, through=target, now=now, settings=servers.settings, requested_by=by, each=each)
-        return plan_night(session, day=target, now=now, settings=servers.settings, requested_by=by)
+    if not through:
+        with session_scope(servers.engine) as session:
+            return plan_night(session, day=target, now=now, settings=servers.settings, requested_by=by)
+    with _planning() as told:
+        return catch_up(
+            servers.engine, through=target, now=now, settings=servers.settings, requested_by=by, each=each, told=told
+        )
+
+
+@contextmanager
+def _planning() -> Iterator[Told]:
+    """Shows how far planning is; to make the partitions of years takes minutes."""
+    with progress() as bar:
+        task = bar.add_task("planning", total=None, detail="")
+
+        def told(what: str, done: int, total: int) -> None:
+            if what == "partitions" and done == 0 and total >= _MANY_PARTITIONS:
+                note(f"{total:,} partitions are made first; a command that is interrupted goes on from there")
+            bar.update(task, total=total, completed=done, detail=what)
+
+        yield told
 
 
 def _unfinished(servers: Servers, target: date) -> list[int]:
@@ -188,7 +208,7 @@ def _publish(servers: Servers, ids: Sequence[int], *, wait: bool, new: bool) -> 
                 note(f"interrupted; what is left of run {_ids(ids)} goes on wherever workers run: nightshift status")
                 raise
         else:
-            _warn_if_nobody_works(servers)
+            warn_if_nobody_works(servers)
 
 
 def wait_for(servers: Servers, ids: Sequence[int], *, care: Publisher | None = None) -> Progress:
@@ -203,14 +223,14 @@ def wait_for(servers: Servers, ids: Sequence[int], *, care: Publisher | None = N
 
     cared, began = time.monotonic(), time.monotonic()
     with progress() as bar:
-        task = bar.add_task("nights", total=None, detail="")
+        task = bar.add_task("runs", total=None, detail="")
         while True:
             with session_scope(servers.engine) as session:
                 state = run_progress(session, ids)
             speed = state.users_done / max(time.monotonic() - began, 1e-3)
             bar.update(
                 task,
-                description=f"night {min(state.runs_ended + 1, len(ids))} of {len(ids)}",
+                description=f"run {min(state.runs_ended + 1, len(ids))} of {len(ids)}",
                 total=state.users_total,
                 completed=state.users_done,
                 detail=f"users · {speed:,.0f}/s · {state.trades:,} trades",
@@ -264,10 +284,22 @@ def _raise_if_failed(runs: Sequence[RunView]) -> None:
             )
         if run.status in {"failed", "cancelled"}:
             cause = f": {run.error}" if run.error else ""
-            raise NightshiftError(f"run {run.id} of {run.day} {run.status}{cause} (nightshift batches {run.id})")
+            remedy = f"; {who_was_left_out(run)}" if run.kind == "nightly" else ""
+            raise NightshiftError(
+                f"run {run.id} of {run.day} {run.status}{cause} (nightshift batches {run.id}){remedy}"
+            )
 
 
-def _warn_if_nobody_works(servers: Servers) -> None:
+def who_was_left_out(night: RunView) -> str:
+    """What becomes of those whom a night left out that failed or was cancelled."""
+    return (
+        "whoever it left out is brought up by the next night, or at once by nightshift reprocess"
+        f' --from {night.first_day} --all --only missing-and-failed --reason "…"'
+    )
+
+
+def warn_if_nobody_works(servers: Servers) -> None:
+    """Say so, where what was published waits for workers to be started."""
     if servers.urls.owned:
         note("no worker is running: nightshift up does the work, or this command with --wait")
     elif not answering_workers(servers):

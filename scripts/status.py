@@ -70,7 +70,7 @@ def runs(
     csv: Annotated[str | None, typer.Option(metavar="FILE", help="All changes as CSV; - for stdout.")] = None,
     json: Json = False,
 ) -> None:
-    """The newest runs, or one of them, or what that one changed."""
+    """The newest runs and those at work, or one of them, or what that one changed."""
     options = ChangeOptions(changes, limit, csv, json)
     options.check(run)
     if run is not None and changes:
@@ -82,11 +82,17 @@ def runs(
 def _show_runs(run: int | None, *, json: bool) -> None:
     from core.clock import utc_now
     from core.database import session_scope
-    from services.runs import list_runs, run_view
+    from services.runs import list_runs, run_view, runs_at_work
 
     with connected() as servers, session_scope(servers.engine) as session:
         now = utc_now()
-        found = list_runs(session, now) if run is None else [run_view(session, run, now)]
+        if run is None:
+            found = list_runs(session, now)
+            shown = {run.id for run in found}
+            # Behind a month of nights that are planned, what is at work is not among the newest.
+            found += [older for older in runs_at_work(session, now) if older.id not in shown]
+        else:
+            found = [run_view(session, run, now)]
     if json:
         print_json(found if run is None else found[0])
     elif run is None:
@@ -102,10 +108,17 @@ def print_runs(runs: Sequence[RunView]) -> None:
     print_table(_RUN_COLUMNS, rows, spare=_SPARE_RUN_COLUMNS, empty="there are no runs yet: nightshift run")
 
 
+def state(run: RunView) -> str:
+    """The status of a run, and whether it is paused or being cancelled."""
+    if run.finished_at is None and run.cancel_requested:
+        return f"{run.status}, being cancelled"
+    return f"{run.status}, paused" if run.finished_at is None and run.paused else run.status
+
+
 def _run_row(run: RunView) -> list[object]:
     days = f"{run.day}" if run.first_day == run.day else f"{run.first_day} … {run.day}"
     return [
-        str(run.id), run.kind, days, run.status, run.users, run.users_done, run.seconds, run.users_per_second, run.rows,
+        str(run.id), run.kind, days, state(run), run.users, run.users_done, run.seconds, run.users_per_second, run.rows,
         run.trades, run.quarantined, run.total_equity, run.digest, run.finished_at,
     ]  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from scripts.cli import cell, console
+from scripts.status import state
 
 if TYPE_CHECKING:
     from services.problems import Problem
@@ -43,6 +44,9 @@ def _wrong(problem: Problem) -> Iterator[str]:
 def _lines(status: Status) -> Iterator[tuple[str, str]]:
     yield "now", f"{status.now:%Y-%m-%d %H:%M:%S} UTC"
     yield from _night(status.night, status)
+    for run in status.adhoc:
+        done = f"{run.users_done:,} of {run.users:,} users"
+        yield "ad hoc", f"run {run.id} · {state(run)} · {done}" + (f" · {run.reason}" if run.reason else "")
     yield "next night", f"{status.next_day}, due {status.next_due:%Y-%m-%d %H:%M} UTC"
     yield "population", f"about {status.users:,} users, {status.simulations:,} simulations"
     if status.redis_error is None:

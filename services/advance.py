@@ -68,7 +68,8 @@ class SimulationFault:
 class Totals:
     """What a batch did. Sums of money are Python integers: those of a run need not fit 64 bits.
 
-    `trail`: of a scoped run, what it takes back and writes.
+    `last`: the number of the last day that somebody was brought to, that of the run at least; `trail`: of a scoped run,
+    what it takes back and writes.
     """
 
     simulations: int = 0
@@ -81,6 +82,7 @@ class Totals:
     faults: list[SimulationFault] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     trail: Trail | None = None
+    last: int = 0
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -128,6 +130,7 @@ def advance_users(
     kept = KeptDays() if work.scope is None else hold_kept_days(connection)
     frame, until = _read(connection, work, totals, between_days, kept)
     last = day_number(work.last_day) if until is None else int(until.max(initial=day_number(work.last_day)))
+    totals.last = last
     totals.faults += [
         SimulationFault(user, simulation, work.last_day, Reason.MALFORMED, 0, _MALFORMED_ROW)
         for user, simulation in frame.unreadable

@@ -20,16 +20,18 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from core import tracing
+from core.clock import day_from_number
 from core.database import session_scope
 from core.errors import NightFirstError, PublishError, StaleClaimError
 from core.log import get_logger, log_context, mask_secrets
 from core.settings import Settings
-from models.partitions import ensure_day_partitions, ensure_month_partitions
+from models.partitions import ensure_month_partitions
 from services.advance import BatchWork, Totals, advance_users
 from services.completion import finish_runs, may_end
 from services.giving_way import GiveWay
 from services.locks import Connection, lock_granules, lock_granules_of_run, try_lock_batch, unlock_batch
 from services.market_data import MarketCache
+from services.partitions import ensure_days
 from services.poison import REASON_ERROR, REASON_WORKER_LOST, Suspect, allowed_attempts, divide
 from services.publishing import Publisher
 from services.quarantine import quarantine
@@ -181,6 +183,7 @@ class BatchWorker:
                 (lambda: None) if scope is None else GiveWay(connection),
             )
             quarantine(connection, totals.faults, run_id=claim.run_id, batch_id=claim.id, now=self.clock())
+            _reach(connection, claim, totals)
             _complete(connection, claim, totals, self.clock())
             written = time.perf_counter()
         committed = time.perf_counter()
@@ -192,7 +195,8 @@ class BatchWorker:
         days = [date.fromordinal(number) for number in range(first.toordinal(), last.toordinal() + 1)]
         with session_scope(self.engine) as session:
             kept = kept_days(session)
-            ensure_day_partitions(session.connection(), [day for day in days if day in kept])
+        # One by one: of years, an attempt that runs out of time leaves them to the next, and a night waits for one.
+        ensure_days(self.engine, [day for day in days if day in kept])
         with self.engine.begin() as connection:
             ensure_month_partitions(connection, "trades", days)
 
@@ -305,6 +309,17 @@ SET status = 'done', finished_at = %(now)s, simulations = %(simulations)s, rows 
     top = %(top)s, timings = %(timings)s, error = NULL
 WHERE id = %(id)s AND status = 'running' AND attempts = %(attempts)s
 """
+
+
+# Before the batch's own row: whoever orders something of a run locks the run first.
+_REACH = "UPDATE runs SET day = %(day)s WHERE id = %(run)s AND day < %(day)s"
+
+
+def _reach(connection: Connection, claim: Claim, totals: Totals) -> None:
+    """Have the run say through which day it went, where nights that ended since it was planned were taken along."""
+    reached = day_from_number(totals.last)
+    if reached > claim.day:
+        connection.execute(_REACH, {"run": claim.run_id, "day": reached})
 
 
 def _complete(connection: Connection, claim: Claim, totals: Totals, now: datetime) -> None:

@@ -134,11 +134,20 @@ def _figures(session: Session, asked: Requested) -> Estimate:
 
 
 _NEWEST = text("SELECT max(day) FROM runs WHERE kind = 'nightly'")
+# The time in which a batch of the run was in work: a run that was paused, or stood behind nights, is not slow for that.
+# Of an old run, whose batches are gone, all of its time.
 _SPEED = text(
     """
-    SELECT k.kind, sum(r.rows) / nullif(sum(extract(epoch FROM r.finished_at - r.started_at)), 0) AS speed
+    SELECT k.kind, sum(r.rows) / nullif(sum(r.seconds), 0) AS speed
     FROM (VALUES ('nightly'), ('reprocess')) AS k (kind) CROSS JOIN LATERAL (
-        SELECT rows, started_at, finished_at FROM runs
+        SELECT rows, coalesce(
+            (SELECT sum(extract(epoch FROM upper(w.span) - lower(w.span))) FROM (
+                SELECT unnest(range_agg(tstzrange(started_at, finished_at))) AS span FROM batches
+                WHERE run_id = runs.id AND status = 'done' AND finished_at > started_at
+            ) AS w),
+            extract(epoch FROM finished_at - started_at)
+        ) AS seconds
+        FROM runs
         WHERE kind = k.kind AND status = 'done' AND rows >= :rows AND started_at IS NOT NULL ORDER BY id DESC LIMIT 5
     ) AS r GROUP BY k.kind
     """

@@ -17,7 +17,7 @@ from core.settings import Settings
 from services.alerts import AlertView, active_alerts
 from services.observed import BrokerState, Observed, observe
 from services.problems import Problem, find_problems
-from services.runs import RunView, count_quarantine, list_runs, newest_nightly
+from services.runs import RunView, count_quarantine, list_runs, newest_nightly, runs_at_work
 from services.scheduler import next_night
 from services.window_states import WindowState
 
@@ -103,7 +103,7 @@ def read_glance(session: Session, redis_url: str, *, now: datetime, settings: Se
         alerts=active_alerts(session),
         last_tick=seen.last_tick,
         last_tick_result=seen.last_tick_result,
-        runs=list_runs(session, now, NEWEST_RUNS),
+        runs=_runs(session, now),
     )
 
 
@@ -113,6 +113,13 @@ def _observe(session: Session, redis_url: str, now: datetime, settings: Settings
     if seen.broker is None or seen.broker.registry is None:
         return seen
     return replace(seen, served={str(queue): groups for queue, groups in seen.broker.registry.groups.items()})
+
+
+def _runs(session: Session, now: datetime) -> list[RunView]:
+    """The newest, and what is at work where nights that are planned are newer."""
+    newest = list_runs(session, now, NEWEST_RUNS)
+    shown = {run.id for run in newest}
+    return newest + [run for run in runs_at_work(session, now, NEWEST_RUNS) if run.id not in shown]
 
 
 def _queue(name: str, broker: BrokerState) -> QueueLine:

@@ -4,6 +4,7 @@
   once.
 - A batch that is `queued`, but of whose queue no batch was claimed for `overdue_seconds`, lost its message. While
   claims go on, the backlog is moving and nothing is republished, however long it is: a queue of an hour makes no storm.
+  The queue of ad-hoc work stands still while a night's moves: workers take from it when none of a night waits.
   Each further publication of the same batch waits twice as long as the one before.
 
 A clock that was set back leaves moments in the future. They count as long ago: waiting for them could take an hour.
@@ -37,17 +38,23 @@ _ABANDONED = text(
 )
 _LOST = text(
     """
+    WITH moving AS MATERIALIZED (
+        SELECT m.kind FROM runs m
+        WHERE (m.status = 'running'
+              OR m.kind = 'nightly' AND m.finished_at > :now - make_interval(secs => :overdue))
+          AND EXISTS (
+              SELECT 1 FROM batches
+              WHERE run_id = m.id
+                AND started_at > :now - make_interval(secs => :overdue)
+                AND started_at < :now + make_interval(secs => :overdue)
+          )
+    )
     UPDATE batches b SET status = 'planned'
     FROM runs r
     WHERE r.id = b.run_id AND r.status = 'running' AND b.status = 'queued'
       AND (b.queued_at < :now - make_interval(secs => :overdue * power(2, least(b.publications, 4) - 1))
           OR b.queued_at > :now + make_interval(secs => :overdue))
-      AND NOT EXISTS (
-          SELECT 1 FROM batches moving JOIN runs m ON m.id = moving.run_id
-          WHERE m.kind = r.kind AND m.status = 'running'
-            AND moving.started_at > :now - make_interval(secs => :overdue)
-            AND moving.started_at < :now + make_interval(secs => :overdue)
-      )
+      AND NOT EXISTS (SELECT 1 FROM moving WHERE kind IN (r.kind, 'nightly'))
     RETURNING b.id
     """
 )

@@ -28,7 +28,8 @@ class RunView:
         users: users of the run; of a run of several days each counts once.
         total_equity, total_fees: units.
         digest: 16 hexadecimal digits; of what the run wrote, whatever was done again since.
-        estimated_end: None unless it is running and some of it is done.
+        day: the last one; of ad-hoc work at first that of the newest night, and later ones as they are taken along.
+        estimated_end: None unless it is running, neither paused nor being cancelled, and some of it is done.
     """
 
     id: int
@@ -143,6 +144,12 @@ _NEWEST_RUNS = text(
         source="(SELECT * FROM runs WHERE id < coalesce(:before, 9223372036854775807) ORDER BY id DESC LIMIT :limit)"
     )
 )
+_AT_WORK = text(
+    _RUNS.format(
+        source="(SELECT * FROM runs WHERE status = 'running' OR (status = 'planned' AND kind = 'reprocess')"
+        " ORDER BY id DESC LIMIT :limit)"
+    )
+)
 _ONE_RUN = text(_RUNS.format(source="(SELECT * FROM runs WHERE id = :id)"))
 _RUNS_BY_ID = text(_RUNS.format(source="(SELECT * FROM runs WHERE id IN :ids)")).bindparams(
     bindparam("ids", expanding=True)
@@ -160,6 +167,11 @@ _NEWEST_NIGHTLY = text(
 def list_runs(session: Session, now: datetime, limit: int = 20, *, before: int | None = None) -> list[RunView]:
     """The newest runs, or those older than the run `before`, newest first."""
     return [_run(row, now) for row in session.execute(_NEWEST_RUNS, {"limit": limit, "before": before})]
+
+
+def runs_at_work(session: Session, now: datetime, limit: int = 20) -> list[RunView]:
+    """What is being worked on, paused, or about to begin; newest first. Nights that wait for another are left out."""
+    return [_run(row, now) for row in session.execute(_AT_WORK, {"limit": limit})]
 
 
 def runs_by_id(session: Session, run_ids: Sequence[int], now: datetime) -> list[RunView]:
@@ -286,7 +298,8 @@ def _run(row: Row[Any], now: datetime) -> RunView:
     seconds = _seconds(row.started_at, row.finished_at or (now if row.status == "running" else None))
     speed = row.users_done / seconds if seconds and row.users_done else None
     left = row.users - row.users_done
-    end = now + timedelta(seconds=left / speed) if speed and row.status == "running" else None
+    goes_on = row.status == "running" and not row.paused and not row.cancel_requested
+    end = now + timedelta(seconds=left / speed) if speed and goes_on else None
     return RunView(
         **_fields(
             RunView,

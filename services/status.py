@@ -18,7 +18,7 @@ from core.settings import Settings
 from services.alerts import AlertView, active_alerts
 from services.observed import observe
 from services.problems import Problem, find_problems
-from services.runs import RunView, count_quarantine, newest_nightly
+from services.runs import RunView, count_quarantine, newest_nightly, runs_at_work
 from services.scaling_inputs import desired_workers
 from services.scheduler import next_night
 from services.window_states import WindowState
@@ -34,7 +34,7 @@ class Status:
     Attributes:
         problems: what is wrong, the worst first.
         redis_error: why Redis gave no answer; None if it did.
-        night: the nightly run that is being worked on, else the newest.
+        night: the nightly run that is being worked on, else the newest; `adhoc`: ad-hoc work that is not over.
         deadline: when that night should be done.
         next_day, next_due: the first night that is not due yet, and when it will be.
         queues, unacked: messages that wait, and that a worker has taken, by queue.
@@ -50,6 +50,7 @@ class Status:
     problems: list[Problem]
     redis_error: str | None
     night: RunView | None
+    adhoc: list[RunView]
     deadline: datetime | None
     next_day: date
     next_due: datetime
@@ -88,6 +89,7 @@ def read_status(
             problems=find_problems(seen),
             redis_error=seen.redis_error,
             night=newest_nightly(session, now),
+            adhoc=[run for run in runs_at_work(session, now) if run.kind != "nightly"],
             deadline=seen.night.night.deadline if seen.night.night else None,
             next_day=day,
             next_due=due,

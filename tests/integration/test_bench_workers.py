@@ -53,7 +53,8 @@ def test_each_pool_does_its_nights_alone_and_is_compared_with_the_first() -> Non
                 found.serve(2)
 
     assert figures["workers"] == 2
-    for name in ("night_seconds", "users_per_second", "night_to_workers", "mean_night_to_workers", "each_night_seconds"):
+    ratios_of = ("night_to_workers", "mean_night_to_workers")
+    for name in ("night_seconds", "users_per_second", *ratios_of, "each_night_seconds"):
         assert list(figures[name]) == ["1", "2", "3"], name
     ((one,), (two,), (three,)) = figures["each_night_seconds"].values()
     assert figures["users_per_second"]["1"]["median"] == pytest.approx(1_000 / one, rel=0.01)

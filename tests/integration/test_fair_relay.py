@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import pytest
 from sqlalchemy import Engine
@@ -124,6 +124,29 @@ def test_a_night_is_published_at_once_and_first(night: Night) -> None:
     assert night.publish() == total + IN_FLIGHT
     queues = [message.queue for message in night.queue.messages]
     assert queues == [Queue.SIMULATIONS] * total + [Queue.REPROCESS] * IN_FLIGHT
+
+
+def test_what_waits_behind_a_night_is_not_taken_for_lost(night: Night) -> None:
+    """Else every night that takes longer than a message may wait would tell of lost ones."""
+    # At a noon at which no further night is due.
+    noon = datetime.combine(FIRST_NIGHT + timedelta(days=2), time(12), UTC)
+    night = Night(night.engine, settings(300, reprocess_in_flight=IN_FLIGHT, overdue_seconds=10), now=noon)
+
+    def lost() -> int:
+        return tick(night.engine, night.queue, now=night.now, settings=night.settings).lost
+
+    request(night, 1, 401)
+    night.plan(FIRST_NIGHT + timedelta(days=1))
+    night.publish()
+    nightly = [message for message in night.queue.messages if message.queue == Queue.SIMULATIONS]
+    for message in nightly:
+        night.now += timedelta(seconds=6)
+        night.worker.advance(message.batch_id)
+        assert lost() == 0
+    night.now += timedelta(seconds=6)
+    assert lost() == 0
+    night.now += timedelta(seconds=6)
+    assert lost() == IN_FLIGHT
 
 
 def test_a_batch_of_a_night_looks_for_no_ad_hoc_work(night: Night) -> None:

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from core.clock import day_number
 from core.database import driver_connection, make_engine, session_scope
+from core.queues import Queue
 from engine.market import Market
 from services import giving_way
 from services.batches import BatchWorker, Outcome
@@ -105,6 +106,21 @@ def test_a_batch_of_a_night_that_has_the_old_market_is_done_again(night: Night, 
     finish(night)
     assert_same(night.engine, right.engine)
     assert status(night, runs[0]) == "done"
+
+
+@pytest.mark.parametrize(("first", "through"), [("night", LAST), ("run", BEFORE_LAST)])
+def test_a_run_says_through_which_day_it_went(night: Night, first: str, through: date) -> None:
+    """A night that is planned after it is taken along where it has ended, and does its day itself where it has not."""
+    night.run(BEFORE_LAST, each=True)
+    run = correct(night, ASSET, MIDDLE, PRICE).run
+    assert run is not None
+    night.plan(LAST)
+    night.publish()
+    night.queue.messages.sort(key=lambda message: (message.queue == Queue.SIMULATIONS) is (first == "run"))
+    finish(night)
+    assert rows(night.engine, "SELECT first_day, day FROM runs WHERE id = :run", run=run) == [(MIDDLE, through)]
+    newest = "SELECT max(last_day) FROM portfolio_revisions WHERE run_id = :run"
+    assert scalar(night.engine, newest, run=run) == through
 
 
 @pytest.mark.parametrize("seed", range(4))

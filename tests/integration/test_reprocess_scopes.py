@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
@@ -242,6 +241,7 @@ def test_rows_that_are_too_many_to_count_are_told_by_statistics(night: Night, mo
 
 def test_the_speed_is_that_of_the_last_runs_that_were_large_enough(night: Night) -> None:
     assert (foresee(night, EVERYBODY).measured, foresee(night, EVERYBODY).speed) == (False, 200_000)
+    change(night.engine, "UPDATE batches SET finished_at = started_at")
     measured = (
         "UPDATE runs SET rows = :rows, finished_at = started_at + :seconds * INTERVAL '1 second' WHERE day = :day"
     )
@@ -252,6 +252,20 @@ def test_the_speed_is_that_of_the_last_runs_that_were_large_enough(night: Night)
     change(night.engine, "UPDATE runs SET kind = 'reprocess' WHERE day = :day", day=LAST)
     change(night.engine, measured, rows=90_000, seconds=1, day=MIDDLE)
     assert foresee(night, EVERYBODY, FIRST_NIGHT).speed == 15_000
+
+
+def test_a_run_is_not_slow_for_having_been_paused(night: Night) -> None:
+    """Batches beside each other count once, and the hour in which none was in work does not count."""
+    paused = "UPDATE runs SET rows = 30000, finished_at = started_at + INTERVAL '1 hour' WHERE day = :day"
+    change(night.engine, paused, day=LAST)
+    work = (
+        "UPDATE batches b SET started_at = r.started_at + seq * INTERVAL '1 second',"
+        " finished_at = r.started_at + (seq + 2) * INTERVAL '1 second' FROM runs r WHERE r.id = run_id AND day = :day"
+    )
+    change(night.engine, work, day=LAST)
+    counted = "SELECT count(*) FROM batches JOIN runs r ON r.id = run_id WHERE day = :day"
+    batches = scalar(night.engine, counted, day=LAST)
+    assert foresee(night, EVERYBODY).speed == 30_000 / (batches + 1)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +342,6 @@ def test_the_same_key_is_the_same_request(night: Night) -> None:
 _IDS = st.lists(st.integers(1, 2**63 - 1), max_size=5).map(tuple)
 
 
-@hypothesis_settings(deadline=None)
 @given(
     st.builds(
         ReprocessScope, users=_IDS, simulations=_IDS, symbols=st.lists(st.text(max_size=5), max_size=3).map(tuple),

@@ -13,7 +13,7 @@ from core.errors import UsageError
 from services.batches import Outcome
 from services.completion import finish_runs
 from services.run_control import Replaced, pause_run, replaced_by, resume_run
-from services.runs import RunView, cancel_run
+from services.runs import RunView, cancel_run, run_view
 from services.tick import tick
 from tests.support.cli import Shell
 from tests.support.corrections import ASSET, LAST, MIDDLE, PRICE, contents, correct, finish, status
@@ -95,6 +95,19 @@ def test_a_run_that_is_paused_before_it_starts_starts_when_it_is_resumed(night: 
     assert status(night, run) == "done"
 
 
+def test_nobody_foresees_the_end_of_a_paused_run(night: Night) -> None:
+    run = correction(night)
+    night.publish()
+    night.now += timedelta(seconds=10)
+    night.worker.advance(night.queue.messages.pop(0).batch_id)
+    with session_scope(night.engine) as session:
+        assert run_view(session, run, night.now).estimated_end is not None
+    assert pause(night, run).estimated_end is None
+    assert resume(night, run).estimated_end is not None
+    with session_scope(night.engine) as session:
+        assert cancel_run(session, run, night.now).estimated_end is None
+
+
 def test_a_paused_run_takes_no_room_from_others(night: Night) -> None:
     first = correction(night)
     night.publish()
@@ -170,7 +183,14 @@ def test_the_commands(
     assert "keep their old ones; nightshift resume" in shell.ok("pause", run).err
     assert "is paused already" in shell.refused("pause", run)
     assert "is a night" in shell.refused("pause", nightly)
-    assert f"0 of {batches} batches" in shell.ok("resume", run).err
+    assert f"run {run} · planned, paused · 0 of " in shell.ok("status").out
+    night.now += timedelta(days=21)
+    night.plan(LAST + timedelta(days=21), each=True)
+    listed = shell.ok("runs")
+    assert "planned, paused" in listed.out, "behind three weeks of nights to come, it is out of sight"
+    resumed = shell.ok("resume", run).err
+    assert f"0 of {batches} batches" in resumed
+    assert "no worker answers" in resumed
     queued = "SELECT count(*) FROM batches WHERE run_id = :run AND status = 'queued'"
     assert scalar(night.engine, queued, run=run) > 0
     assert "is not paused" in shell.refused("resume", run, "--json")
@@ -180,3 +200,9 @@ def test_the_commands(
     assert f"0 of {batches} batches were done" in cancelled
     assert f"keep their old ones (nightshift batches {run} shows which)" in cancelled
     assert "no run 999" in shell.refused("resume", 999)
+    first = scalar(night.engine, "SELECT min(id) FROM runs WHERE kind = 'nightly' AND status IN ('planned', 'running')")
+    again = f"nightshift reprocess --from {LAST + timedelta(days=1)} --all --only missing-and-failed"
+    assert again in shell.ok("cancel", first).err
+    refused = shell("run", "--day", LAST + timedelta(days=1))
+    assert refused.code == 1
+    assert again in refused.err

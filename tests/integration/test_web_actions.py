@@ -85,6 +85,22 @@ WRONG = {
 }
 
 
+def test_nights_to_come_hide_no_work_and_can_be_cancelled(ada: Person, engine: Engine) -> None:
+    page = ada.post("/reprocess", form_of="/reprocess", users="3", **{"from": str(LAST_THREE)}, reason="a close")
+    ada.client.post("/reprocess/confirm", data=hidden(page.text))
+    adhoc = scalar(engine, "SELECT id FROM runs WHERE kind = 'reprocess'")
+    change(
+        engine, "INSERT INTO runs (kind, first_day, day, status, scope, requested_by, batch_users)"
+        " SELECT 'nightly', :last + n, :last + n, 'planned', '{}', 'test', 20 FROM generate_series(1, 20) AS n",
+        last=LAST_SAMPLE_DAY,
+    )  # fmt: skip
+    assert f'href="/runs/{adhoc}"' in ada.get("/").text
+    last = scalar(engine, "SELECT max(id) FROM runs")
+    answer = ada.post(f"/runs/{last}/cancel", form_of=f"/runs/{last}")
+    assert "brought up by the next night" in ada.get(answer.headers["location"]).text
+    assert scalar(engine, "SELECT cancel_requested FROM runs WHERE id = :run", run=last)
+
+
 def test_what_cannot_be_meant_comes_back_with_its_form(ada: Person) -> None:
     for complaint, fields in WRONG.items():
         page = ada.post("/reprocess", form_of="/reprocess", **fields)

@@ -9,7 +9,7 @@ from core.errors import UsageError
 from models.tables_runs import BATCH_STATUSES
 from services.run_control import replaced_by
 from services.run_history import batch_history, batches_after, run_history
-from services.runs import list_runs
+from services.runs import RunView, list_runs
 from workers.web.plots import span_plot
 from workers.web.site import Ask, parse_number
 
@@ -56,9 +56,16 @@ def run(ask: Ask) -> Response:
         chosen=status,
         statuses=BATCH_STATUSES,
         plot=span_plot(history.spans),
-        message=_DONE.get(query.get("did", "")),
+        message=_message(query.get("did", ""), history.run),
         every=_LIVE,
     )
+
+
+def _message(did: str, run: RunView) -> str | None:
+    message = _DONE.get(did)
+    if message is not None and did == "cancel" and run.kind == "nightly":
+        return f"{message} Whoever it has not reached is brought up by the next night."
+    return message
 
 
 def run_live(ask: Ask) -> Response:
