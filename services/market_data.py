@@ -9,6 +9,7 @@ kept under a version may hold later closes than it says, never earlier ones: the
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 from psycopg.rows import args_row
@@ -54,9 +55,13 @@ class MarketCache:
     these are 90,000 closes instead of 2.5 million.
     """
 
-    def __init__(self, max_stale_days: int, size: int = 3) -> None:
+    def __init__(
+        self, max_stale_days: int, size: int = 3, *, on_assets: Callable[[int], object] = lambda _: None
+    ) -> None:
+        """`on_assets`: told how many assets there are, whenever a market is read."""
         self._max_stale_days = max_stale_days
         self._size = size
+        self._on_assets = on_assets
         self._markets: OrderedDict[tuple[int, int, int, ClosesVersion], Market] = OrderedDict()
         self._seen: tuple[ClosesVersion, ClosesSeen] | None = None
 
@@ -88,6 +93,7 @@ class MarketCache:
 
     def _load(self, connection: Connection, version: ClosesVersion, rows: tuple[int, int]) -> Market:
         seen = read_closes_seen(connection, rows, self._known(version))
+        self._on_assets(len(seen.asset_ids))
         # What is not kept is gone before the matrices are made.
         if (known := self._known(version)) is None or seen.last >= known.last:
             self._seen = (version, seen)

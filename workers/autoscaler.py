@@ -1,8 +1,8 @@
 """Grows and shrinks the pool of one worker: by the same function as the number of workers, and only where room is.
 
 Celery's setting `worker_autoscaler` names it; it comes to life with `--autoscale MAX,MIN`, which `nightshift up` gives
-if `NIGHTSHIFT_WORKERS_MAX` is set. A process more needs a free core and the free memory of a process; where either is
-missing, the pool stays, however much waits.
+if `NIGHTSHIFT_WORKERS_MAX` is set. A process more needs a free core and the free memory of a process with the market
+that there is; where either is missing, the pool stays, however much waits.
 
 It runs in the worker's event loop. A look asks Redis for a few lengths, within a second, and at most once a second.
 """
@@ -26,8 +26,8 @@ from core.settings import get_settings
 from services.queue_state import queue_lengths
 from services.scaling import Decision, Signals, State, wanted
 from services.scaling_inputs import limits_of
-from workers.celery_settings import most_memory
 from workers.host_load import HostLoad, HostMeter
+from workers.process_memory import known_assets, most_memory
 
 log = get_logger(__name__)
 
@@ -42,9 +42,8 @@ class Autoscaler(autoscale.Autoscaler):
     def __init__(self, pool: Any, max_concurrency: int, min_concurrency: int = 0, **options: Any) -> None:
         # Celery looks at every message, and else once in `keepalive` seconds.
         super().__init__(pool, max_concurrency, min_concurrency, **options | {"keepalive": LOOK_SECONDS})
-        settings = get_settings()
-        self._limits = limits_of(settings)
-        self._process_bytes = most_memory(settings)
+        self._settings = get_settings()
+        self._limits = limits_of(self._settings)
         self._meter = HostMeter()
         self._pace = Pace()
         self._state = State(max(min_concurrency, 1))
@@ -111,7 +110,8 @@ class Autoscaler(autoscale.Autoscaler):
 
     def _most(self, load: HostLoad, processes: int) -> int:
         """How many processes there is room for; those that are there have theirs."""
-        room = math.floor(min(load.free_cores, load.free_memory / self._process_bytes))
+        process_bytes = most_memory(self._settings, known_assets())
+        room = math.floor(min(load.free_cores, load.free_memory / process_bytes))
         most = processes if load.memory > self._limits.memory else processes + room
         return min(most, int(self.max_concurrency))
 

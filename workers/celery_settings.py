@@ -17,11 +17,9 @@ from core.tls import redis_tls
 from schedules.beat import schedules
 from services.queue_state import KEY_PREFIX, PRIORITY_STEPS
 from tasks.messages import MESSAGES
+from workers.process_memory import memory_limit
 
 PUBLISH_BATCH = 500
-# KiB of a pool process' peak, generously: 117,000 for small batches, 1 more for each user of a batch, and 24 for each
-# asset that there is.
-_BASE_KIB, _USER_KIB, _ASSET_KIB = 200_000, 4, 25
 
 
 def celery_settings(settings: Settings, redis_url: str) -> dict[str, Any]:
@@ -45,19 +43,6 @@ def celery_settings(settings: Settings, redis_url: str) -> dict[str, Any]:
             for schedule in schedules(settings)
         },
     }
-
-
-def most_memory(settings: Settings, assets: int = 0) -> int:
-    """Bytes that a pool process takes at its peak, generously, where there are so many assets."""
-    return 1024 * (_BASE_KIB + _USER_KIB * settings.batch_users + _ASSET_KIB * assets)
-
-
-def memory_limit(settings: Settings, assets: int = 0) -> int:
-    """KiB at which a pool process is replaced when its batch is done.
-
-    Celery compares the peak, which only grows; twice of what it should be, so that only a leak is met.
-    """
-    return 2 * most_memory(settings, assets) // 1024
 
 
 def transport_options(settings: Settings) -> dict[str, Any]:
@@ -150,8 +135,10 @@ def _worker(settings: Settings) -> dict[str, Any]:
         # or a second Ctrl-C, ends the running tasks at once, and they give their batches back.
         "worker_soft_shutdown_timeout": 0,
         "worker_enable_soft_shutdown_on_idle": False,
-        # A worker that starts allows for the assets that there are (workers/signals.py).
-        "worker_max_memory_per_child": memory_limit(settings),
+        # Without a market. A worker that starts allows for the assets that there are (workers/signals.py), and each
+        # process of its pool for those that there are by then.
+        "worker_max_memory_per_child": memory_limit(settings, 0),
+        "worker_pool": "workers.prefork:TaskPool",
         # Of a worker that is started with `--autoscale`.
         "worker_autoscaler": "workers.autoscaler:Autoscaler",
         # A child imports numpy before it answers; on a busy machine that takes more than the default 4 s.

@@ -1,14 +1,17 @@
 """`python -m workers.flower`: Flower on our broker, by our settings, until SIGTERM.
 
 Nobody gets in without a login, and unless a setting says otherwise nothing can be changed from there: workers are not
-stopped, tasks neither revoked nor sent. What it has seen survives it.
+stopped, tasks neither revoked nor sent. What it has seen survives it. Told to stop, it ends at once, whether Redis
+answers or not.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import sys
+from typing import NoReturn
 
 from core.errors import NightshiftError, UsageError
 from core.log import configure_logging
@@ -73,9 +76,21 @@ def main() -> int:
         return error.exit_code
     (settings.nightshift_home() / "flower").mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ.update(_DEFAULTS | {name: os.environ[name] for name in _DEFAULTS if name in os.environ} | options)
-    app.start(["-q", "flower"])
-    return 0
+    return app.start(["-q", "flower"]) or 0
+
+
+def _end(code: int) -> NoReturn:
+    """Save what Flower has seen, and end without its threads.
+
+    Python would first wait for them, and they ask Redis for the workers: one question after the other, each until it is
+    answered or was asked in vain a few times.
+    """
+    # Flower's own end is one of these, and comes behind the threads otherwise.
+    atexit._run_exitfuncs()  # noqa: SLF001 - there is no other way to have them called
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _end(main())

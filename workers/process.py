@@ -25,6 +25,7 @@ from services.work_counts import WorkCounts
 from tasks.context import ProcessContext, set_context
 from workers.extras import open_error_reports
 from workers.memory import keep_freed_memory, leave_out_of_collections
+from workers.process_memory import tell_assets
 from workers.publisher import CeleryPublisher
 from workers.tracing import close_traces, open_traces
 
@@ -81,7 +82,7 @@ def open_process(app: Celery, settings: Settings, database_url: str) -> None:
         publish=publish,
         clock=utc_now,
         name=name,
-        markets=MarketCache(settings.max_stale_days),
+        markets=MarketCache(settings.max_stale_days, on_assets=tell_assets),
     )
 
     @cache

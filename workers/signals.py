@@ -14,7 +14,7 @@ from core.settings import Settings
 from services.queue_state import redis_client
 from services.worker_registry import say_goodbye
 from workers import process
-from workers.celery_settings import memory_limit
+from workers.process_memory import known_assets, memory_limit, tell_assets
 from workers.schema_check import count_assets, require_schema
 from workers.shutdown import Shutdown
 from workers.tracing import follow_messages
@@ -37,8 +37,9 @@ def connect(app: Celery, settings: Settings, database_url: str) -> None:
 
     def look_at_database(conf: Any, **_: Any) -> None:
         if require_schema(database_url):
-            # A process whose market alone is over the limit would be replaced in every batch, and read it anew.
-            conf.worker_max_memory_per_child = memory_limit(settings, count_assets(database_url))
+            # A process whose market alone is over the limit would be replaced after its first batch.
+            tell_assets(count_assets(database_url))
+            conf.worker_max_memory_per_child = memory_limit(settings, known_assets())
 
     def open_process(**_: Any) -> None:
         process.open_process(app, settings, database_url)

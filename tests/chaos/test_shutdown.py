@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import Engine
 
 from services.digest import DayDigest, digest_of_day
+from services.queue_state import KEY_PREFIX, redis_client
 from tests.support.insiders import grow_impatient, inside
 from tests.support.nights import scalar
 from tests.support.polling import wait_until
@@ -131,6 +133,34 @@ def test_an_idle_worker_ends_at_once(system: System) -> None:
         wait_until(lambda: app.control.ping(timeout=0.5), what="the worker's answer")
         child.terminate()
         assert gone(child, AT_ONCE) == 0
+
+
+def test_a_batch_on_its_way_into_a_process_holds_nobody_up(system: System, expected: DayDigest) -> None:
+    """Celery gives up what no process has begun, and takes no result of it; the process begins it all the same."""
+    system.plan()
+    with system.worker() as child:
+        with make_app(system.settings, system.urls.redis_url) as app:
+            wait_until(lambda: app.control.ping(timeout=0.5), what="the worker's answer")
+        worker = psutil.Process(child.pid)
+        (process,) = worker.children()
+        process.suspend()
+        try:
+            system.tick()
+            with redis_client(system.urls.redis_url) as redis:
+                wait_until(lambda: redis.hlen(f"{KEY_PREFIX}unacked"), what="a message of the worker's")
+            threads = worker.num_threads()
+            told_to_stop(child)
+            # Its consumer has ended by then: while it waits for its pool, Celery has a thread for its timers.
+            wait_until(lambda: worker.num_threads() > threads, what="a worker that waits for its pool")
+        finally:
+            process.resume()
+        assert gone(child, AT_ONCE) == 0
+    assert scalar(system.engine, "SELECT count(*) FROM batches WHERE status = 'done'") == 1
+    with system.worker():
+        wait_until(lambda: system.tick() and scalar(system.engine, "SELECT bool_and(status = 'done') FROM runs"))
+    system.all_done()
+    assert digest_of_day(system.engine) == expected
+    assert scalar(system.engine, "SELECT max(attempts) FROM batches") == 1
 
 
 def test_workers_are_replaced_in_the_middle_of_the_nights(system: System, expected: DayDigest) -> None:

@@ -1,6 +1,7 @@
 """The wish for workers, kept in the database, and the pool that grows by itself: on real servers and real workers.
 
-How busy the host is comes from a file that the test writes: a test machine has no cores to spare. All else is real.
+How busy the host is comes from a file that the test writes: a test machine has no cores to spare. So does, where a test
+is about memory, what a process is reckoned to take: a market that takes so much would take long. All else is real.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from services.scaling import Signals
 from services.scaling_inputs import Fleet, Load, decide, desired_workers, read_fleet, read_signals, write_loads
 from services.worker_registry import Answer, clock_of, write_answers
 from tests.support.exporter import exporter, scrape
-from tests.support.nights import LAST_SAMPLE_DAY, change, sample_world, scalar, settings
+from tests.support.nights import LAST_SAMPLE_DAY, change, rows, sample_world, scalar, settings
 from tests.support.polling import wait_until
 from tests.support.workers import System, now, quick
 from workers.app import make_app
@@ -49,17 +50,23 @@ class Pool:
     process: subprocess.Popen[bytes]
     log: Path
     host: Path
+    app: Celery
 
     def size(self) -> int:
         """Processes of the pool."""
         children = psutil.Process(self.process.pid).children()
         return sum(child.status() != psutil.STATUS_ZOMBIE for child in children)
 
-    def room(self, cores: float) -> None:
-        """So many cores are free from now on."""
+    def room(self, cores: float, memory: int = 2**40) -> None:
+        """So many cores and bytes are free from now on."""
         new = self.host.with_suffix(".new")
-        new.write_text(json.dumps(cores))
+        new.write_text(json.dumps([cores, memory]))
         new.replace(self.host)
+
+    def reason(self) -> str:
+        """Why it is as large as it is."""
+        (stats,) = (self.app.control.inspect(timeout=0.5).stats() or {"": {"autoscaler": {"reason": ""}}}).values()
+        return str(stats["autoscaler"]["reason"])
 
     def resized(self) -> list[dict[str, Any]]:
         """Its decisions, as it logged them."""
@@ -68,16 +75,9 @@ class Pool:
         return [line for line in found if line.get("event") == "pool resized"]
 
 
-def reason(app: Celery) -> str:
-    """Why the pool is as large as it is."""
-    (stats,) = (app.control.inspect(timeout=0.5).stats() or {"": {"autoscaler": {"reason": ""}}}).values()
-    return str(stats["autoscaler"]["reason"])
-
-
 @pytest.fixture
-def system(engine: Engine, database: str, redis_url: str, tmp_path: Path) -> System:
-    """Eight nights of fifteen batches."""
-    sample_world(engine, 1500, start=LAST_SAMPLE_DAY - timedelta(days=7), spread_days=3)
+def empty(engine: Engine, database: str, redis_url: str, tmp_path: Path) -> System:
+    """Neither prices nor users."""
     chosen = quick(
         tmp_path, 100, log_format="json", scale_queue=3, scale_up_seconds=UP.total_seconds(),
         scale_down_seconds=DOWN.total_seconds(), soft_time_limit=300, hard_time_limit=400,
@@ -85,22 +85,36 @@ def system(engine: Engine, database: str, redis_url: str, tmp_path: Path) -> Sys
     return System(engine, ServerUrls(database, redis_url), chosen)
 
 
+def fill(system: System) -> None:
+    """Eight nights of fifteen batches."""
+    sample_world(system.engine, 1500, start=LAST_SAMPLE_DAY - timedelta(days=7), spread_days=3)
+
+
+@pytest.fixture
+def system(empty: System) -> System:
+    """Eight nights of fifteen batches."""
+    fill(empty)
+    return empty
+
+
 @contextmanager
-def pool(system: System, directory: Path) -> Iterator[Pool]:
-    """A worker whose pool may have LEAST to MOST processes."""
-    host = directory / "free_cores"
-    environment = child_environment(system.settings, system.urls) | {"TEST_FREE_CORES": str(host)}
+def pool(system: System, directory: Path, **environment: str) -> Iterator[Pool]:
+    """A worker whose pool may have LEAST to MOST processes, and that answers."""
+    host = directory / "room"
+    environment |= child_environment(system.settings, system.urls) | {"TEST_ROOM": str(host)}
     command = [
         sys.executable, "-m", "celery", "-q", "-A", "tests.support.roomy", "worker", "-n", "simulations@%h",
         "-Q", "simulations,reprocess", "--autoscale", f"{MOST},{LEAST}", "--without-mingle", "--without-gossip",
         "--loglevel", "info",
     ]  # fmt: skip
     log = directory / "worker.log"
-    host.write_text("0")
+    host.write_text("[0, 0]")
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     try:
-        yield Pool(process, log, host)
+        with make_app(system.settings, system.urls.redis_url) as app:
+            wait_until(lambda: ask(app)[0], seconds=60, what="a worker that answers")
+            yield Pool(process, log, host, app)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -115,12 +129,11 @@ def test_a_pool_grows_where_there_is_room_and_shrinks_when_idle(system: System, 
             sizes.append(pool.size())
         return sizes[-1] == size
 
-    with pool(system, tmp_path) as its, make_app(system.settings, system.urls.redis_url) as app:
-        wait_until(lambda: ask(app)[0], seconds=60, what="a worker that answers")
+    with pool(system, tmp_path) as its:
         with system.held("table"):
             system.tick()
             system.a_batch_waits()
-            wait_until(lambda: "wait, over 3, but" in reason(app), what="a look at a host that is full")
+            wait_until(lambda: "wait, over 3, but" in its.reason(), what="a look at a host that is full")
             with redis.Redis.from_url(system.urls.redis_url) as client:
                 # Those that it might do if it were larger are left to others.
                 assert (its.size(), client.hlen("nightshift:unacked")) == (LEAST, LEAST)
@@ -138,6 +151,33 @@ def test_a_pool_grows_where_there_is_room_and_shrinks_when_idle(system: System, 
         cool_down = UP if after["processes"] > after["before"] else DOWN
         assert datetime.fromisoformat(after["at"]) - datetime.fromisoformat(before["at"]) >= cool_down
     assert max(sizes) == MOST
+
+
+def test_a_market_that_comes_after_the_worker_counts_for_its_processes(empty: System, tmp_path: Path) -> None:
+    system, engine = empty, empty.engine
+    # Without a market every process is over its limit; with one none is.
+    base, asset = 10_000, 100_000
+    with pool(system, tmp_path, TEST_PROCESS_KIB=json.dumps([base, asset])) as its:
+        fill(system)
+        system.plan(each=True)
+        change(engine, "UPDATE runs SET paused = true WHERE id > 1")
+        system.tick()
+        wait_until(lambda: scalar(engine, "SELECT status FROM runs WHERE id = 1") == "done", seconds=60)
+        # The one that was there before the market, and the one in its place.
+        assert rows(engine, "SELECT count(*), count(DISTINCT worker) FROM batches WHERE run_id = 1") == [(11, 2)]
+        assert its.log.read_text().count("took too much memory") == 1
+
+        assets = scalar(engine, "SELECT count(*) FROM assets")
+        process = 1024 * (base + 4 * system.settings.batch_users + asset * assets)
+        its.room(MOST, process - 1)
+        change(engine, "UPDATE runs SET paused = false")
+        with system.held("table"):
+            system.tick()
+            system.a_batch_waits()
+            wait_until(lambda: "wait, over 3, but" in its.reason(), what="a look at a host without that memory")
+            assert its.size() == LEAST
+            its.room(MOST, process)
+            wait_until(lambda: its.size() == LEAST + 1, what="the process that there is memory for")
 
 
 def test_the_wish_follows_the_work_outlives_everything_and_is_shown(system: System) -> None:

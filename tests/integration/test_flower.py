@@ -5,13 +5,18 @@ And what it refuses: whoever has no login, and whatever would change something, 
 
 from __future__ import annotations
 
+import dbm
 import os
 import re
+import select
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote
 
 import httpx
@@ -26,16 +31,19 @@ from schedules.beat import TICK
 from services.locks import TICK_LOCK
 from tasks.messages import SIMULATE
 from tests.support.browser import Browser, browser
+from tests.support.cli import environment
 from tests.support.nights import settings
 from tests.support.polling import wait_until
 from tests.support.troubled import BATCH_USERS, CANARY, settled, troubled_world
 from tests.support.workers import quick
 from workers.embedded import ServerUrls
 from workers.flower import flower_options
+from workers.ports import choose_port
 from workers.stack import Stack
 
 HOST = socket.gethostname()
 LOGIN = ("operator", "kept & secret")
+CLOSED = "postgresql://127.0.0.1:1/nobody"
 CONTROL = {
     f"/api/worker/shutdown/control@{HOST}": {},
     f"/api/worker/pool/restart/control@{HOST}": {},
@@ -246,6 +254,27 @@ def another(site: Site, **changes: object) -> Iterator[str]:
         yield stack.addresses["flower"]
     finally:
         stack.stop()
+
+
+def test_it_ends_at_once_and_saves_where_redis_does_not_answer(tmp_path: Path) -> None:
+    # Whoever connects waits for an answer: each of Flower's questions for ten seconds, one after the other.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = choose_port("127.0.0.1", 0, "the test")
+        servers = {"database_url": CLOSED, "redis_url": f"redis://127.0.0.1:{silent.getsockname()[1]}/0"}
+        env = environment(tmp_path, flower_port=port, flower_password=LOGIN[1], **servers)
+        command = [sys.executable, "-m", "workers.flower"]
+        process = subprocess.Popen(command, env=env | {"FLOWER_STATE_SAVE_INTERVAL": "0"})
+        try:
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}"), what="Flower's answer")
+            wait_until(lambda: select.select([silent], [], [], 0)[0], what="a question to Redis")
+            process.terminate()
+            wait_until(lambda: process.poll() is not None, seconds=5, what="Flower's end")
+        finally:
+            process.kill()
+            process.wait()
+    assert process.returncode == 0
+    with dbm.open(str(tmp_path / "flower" / "state"), "r") as saved:
+        assert b"events" in saved.keys()  # noqa: SIM118 - it is no dictionary
 
 
 def test_what_flower_would_misread_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""The Celery app of a worker that believes a file about how many cores are free: `celery -A tests.support.roomy`."""
+"""The Celery app of a worker that believes a file about its host's room: `celery -A tests.support.roomy`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from workers import process_memory
 from workers.app import environment_app
 from workers.autoscaler import Autoscaler
 from workers.host_load import HostLoad
@@ -16,13 +17,15 @@ class RoomyAutoscaler(Autoscaler):
     """Ours, on a host of which the test says how much of it is free."""
 
     def host(self) -> HostLoad:
-        """As many free cores as TEST_FREE_CORES says, and memory enough."""
-        cores = json.loads(Path(os.environ["TEST_FREE_CORES"]).read_text(encoding="utf-8"))
-        return HostLoad(cpu=0.5, free_cores=cores, memory=0.1, free_memory=2**40)
+        """As many free cores, and as many bytes, as the file TEST_ROOM says."""
+        cores, free = json.loads(Path(os.environ["TEST_ROOM"]).read_text(encoding="utf-8"))
+        return HostLoad(cpu=0.5, free_cores=cores, memory=0.1, free_memory=free)
 
 
 def __getattr__(name: str) -> Any:
     if name in ("app", "celery"):
+        if base_and_asset := os.environ.get("TEST_PROCESS_KIB"):
+            process_memory._BASE_KIB, process_memory._ASSET_KIB = json.loads(base_and_asset)
         app = environment_app()
         app.conf.worker_autoscaler = "tests.support.roomy:RoomyAutoscaler"
         return app

@@ -66,11 +66,12 @@ class System:
             CeleryPublisher(app)([BatchMessage(batch, Queue.SIMULATIONS, "delivered by a test")])
 
     @contextmanager
-    def worker(self, processes: int = 1) -> Iterator[ChildProcess]:
-        """The group of workers for nights."""
+    def worker(self, processes: int = 1, *options: str) -> Iterator[ChildProcess]:
+        """The group of workers for nights, with further options of Celery's."""
         stack = Stack(self.settings, self.urls, workers=processes, beat=False, flower=False, exporter=False)
         stack._make_children()
         child = stack._children["simulations"]
+        child.module_arguments = (*child.module_arguments, *options)
         try:
             child.start()
             yield child

@@ -19,7 +19,7 @@ PROGRAM = """
 import sys
 from workers import start
 start.program()
-import celery.apps.worker, celery.concurrency.prefork, celery.worker.consumer, workers.autoscaler, workers.process
+import celery.apps.worker, celery.worker.consumer, workers.autoscaler, workers.prefork, workers.process
 from core.settings import get_settings
 from workers.app import environment_app
 app = environment_app()
