@@ -70,7 +70,7 @@ def runs(
     csv: Annotated[str | None, typer.Option(metavar="FILE", help="All changes as CSV; - for stdout.")] = None,
     json: Json = False,
 ) -> None:
-    """The newest runs and those at work, or one, or what it changed."""
+    """The newest runs and those at work. Or one of them, or what it changed."""
     options = ChangeOptions(changes, limit, csv, json)
     options.check(run)
     if run is not None and changes:
