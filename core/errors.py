@@ -37,9 +37,5 @@ class NightFirstError(NightshiftError):
     """A night is waiting: this batch of ad-hoc work is rolled back and comes again later."""
 
 
-class GoesOnError(NightshiftError):
-    """The batch has used its time: what it has done is kept, and it comes again for the rest."""
-
-
 class PublishError(NightshiftError):
     """Redis did not confirm the messages: whether they were delivered is unknown. Publishing again is safe."""

@@ -107,8 +107,6 @@ class Batch(Base):
     digest: Mapped[Big | None]
     top: Mapped[Json | None]
     timings: Mapped[Json | None]
-    # Of one that is done in pieces, the day with which the newest of them ends (services.pieces).
-    came_to: Mapped[date | None]
 
 
 class RunSimulation(Base):

@@ -31,20 +31,24 @@ from engine.ticks import PPM, Ints, mul_div_floor
 from models.portfolio_frame import Frame
 from models.portfolio_rows import encode_portfolio_days, encode_trades
 from services.locks import Connection
-from services.portfolio_io import write_archived_days, write_many_days, write_portfolio_days, write_trades
+from services.portfolio_io import (
+    place_latest,
+    place_states_of,
+    read_frame,
+    simulations_with_rows,
+    write_archived_days,
+    write_many_days,
+    write_portfolio_days,
+    write_trades,
+)
 from services.replacing import Scope, take_back
 from services.retention_days import KeptDays, hold_kept_days
 from services.revisions import Trail, write_revisions
-from services.starting_states import read_starting_states
 
 LEADERBOARD_SIZE = 100
 # Of so few, the days of a run that does them again are written together.
 _FEW_SIMULATIONS = 64
 _PENDING_BYTES = 4 * 2**20
-# Of a night, so many days are a transaction at most: it has a minute, locks each partition that it writes to, and sees
-# the closes of all of its days at once. Some more where days are not kept.
-PIECE_DAYS = 100
-_LONGEST_MONTH = 31
 _MALFORMED_ROW = "the row's arrays are malformed, or its positions are not in the simulation's assets"
 
 
@@ -65,7 +69,7 @@ class Totals:
     """What a batch did. Sums of money are Python integers: those of a run need not fit 64 bits.
 
     `last`: the number of the last day that somebody was brought to, that of the run at least; `trail`: of a scoped run,
-    what it takes back and writes; `came_to`: if this was a piece of the work and not the last, the day it ended with.
+    what it takes back and writes.
     """
 
     simulations: int = 0
@@ -79,7 +83,6 @@ class Totals:
     seconds: dict[str, float] = field(default_factory=dict)
     trail: Trail | None = None
     last: int = 0
-    came_to: date | None = None
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -97,15 +100,13 @@ class Totals:
 class BatchWork:
     """What to do: bring the users [lo, hi) from the close before `first_day` to the close of `last_day`.
 
-    With a `scope`, do the days of its simulations again, and nobody else's. `came_to`: the day with which an earlier
-    piece of the same work has ended.
+    With a `scope`, do the days of its simulations again, and nobody else's.
     """
 
     users: tuple[int, int]
     first_day: date
     last_day: date
     scope: Scope | None = None
-    came_to: date | None = None
 
 
 def advance_users(
@@ -115,7 +116,7 @@ def advance_users(
     make_partitions: Callable[[date, date], None],
     between_days: Callable[[], None] = lambda: None,
 ) -> Totals:
-    """Advance the users and write what became of them; of very many days a piece, with whose end the next goes on.
+    """Advance the users and write what became of them.
 
     Args:
         connection: in a transaction, with the users' granules locked.
@@ -126,8 +127,7 @@ def advance_users(
         between_days: called before each day, and while days are taken back; what it raises ends the work.
     """
     totals = Totals()
-    first, went_on = day_number(work.first_day), work.came_to is not None and work.came_to < work.first_day
-    kept = KeptDays() if work.scope is None and not went_on else hold_kept_days(connection)
+    kept = KeptDays() if work.scope is None else hold_kept_days(connection)
     frame, until = _read(connection, work, totals, between_days, kept)
     last = day_number(work.last_day) if until is None else int(until.max(initial=day_number(work.last_day)))
     totals.last = last
@@ -136,25 +136,14 @@ def advance_users(
         for user, simulation in frame.unreadable
     ]
     begins = int(frame.state_day.min(initial=last)) + 1
-    if begins < min(first, last + 1):
-        kept = hold_kept_days(connection)
-    ends = last
-    if until is None:
-        # Whoever has come since an earlier piece may begin before its end.
-        ends = piece_end(begins if work.came_to is None else min(begins, day_number(work.came_to) + 1), last, kept)
-    if ends < last:
-        totals.came_to = day_from_number(ends)
-    if begins <= ends:
-        if begins < first:
-            make_partitions(day_from_number(begins), day_from_number(min(ends, first)))
+    if begins <= last:
+        if begins < day_number(work.first_day):
+            kept = hold_kept_days(connection)
+            make_partitions(day_from_number(begins), work.first_day)
         with totals.timed("market"):
             # From the run's first day on, also for who begins later: so all batches of a run share one.
-            market = market_of((begins if work.came_to is not None else min(begins, first), ends))
-        advanced = np.zeros(len(frame.simulations), dtype=np.bool_)
-        if work.came_to is not None:
-            begun = frame.simulations.start_day <= frame.state_day
-            advanced = begun & (frame.state_day == day_number(work.came_to))
-        _advance_days(connection, frame, market, (begins, ends), totals, until, between_days, kept, advanced=advanced)
+            market = market_of((min(begins, day_number(work.first_day)), last))
+        _advance_days(connection, frame, market, (begins, last), totals, until, between_days, kept)
     if work.scope is not None and totals.trail is not None:
         with totals.timed("write"):
             write_revisions(connection, work.scope.run, totals.trail.revisions())
@@ -169,28 +158,40 @@ def _read(
         taken = take_back(connection, work.scope, work.last_day, totals.timed, between_days, kept)
         frame, until, totals.trail = taken
         return frame, until
-    piece = None
-    if work.came_to is not None:
-        came_to = day_number(work.came_to)
-        then = next(day for day in range(came_to + 1, came_to + _LONGEST_MONTH + 1) if day in kept)
-        through = piece_end(came_to + 1, day_number(work.last_day), kept)
-        piece = (work.came_to, day_from_number(then), day_from_number(through))
-    days = (work.first_day, work.last_day)
-    return read_starting_states(connection, work.users, days, totals.timed, piece), None
+    before = day_from_number(day_number(work.first_day) - 1)
+    frame = read_frame(connection, work.users, before, work.last_day, totals.timed)
+    with totals.timed("read"):
+        # First of all: to look for the newest row of somebody who is left out takes longer with every night.
+        _leave_out_quarantined(connection, frame, work.users)
+        started = simulations_with_rows(connection, work.users, (work.first_day, work.last_day))
+    if len(started):
+        # Most of them were brought up to the last day by somebody else, and one read finds them all.
+        place_states_of(connection, frame, work.users, work.last_day, totals.timed)
+    begun_before = frame.simulations.start_day < day_number(work.first_day)
+    elsewhere = (frame.state_day < day_number(before)) & begun_before
+    elsewhere |= np.isin(frame.simulations.simulation_id, started) & (frame.state_day < day_number(work.last_day))
+    if elsewhere.any():
+        with totals.timed("read"):
+            place_latest(connection, frame, elsewhere, work.last_day)
+    return frame, None
 
 
-def piece_end(begins: int, last: int, kept: KeptDays) -> int:
-    """The number of the day with which a piece of a batch ends that begins on a day and has to come to the last.
+def _leave_out_quarantined(connection: Connection, frame: Frame, users: tuple[int, int]) -> None:
+    entries = connection.execute(
+        "SELECT user_id, simulation_id FROM quarantine WHERE cleared_at IS NULL AND user_id >= %s AND user_id < %s",
+        users,
+    ).fetchall()
+    if entries:
+        whole_users = [user for user, simulation in entries if simulation is None]
+        simulations = [simulation for _, simulation in entries if simulation is not None]
+        out = np.isin(frame.simulations.user_id, np.array(whole_users, dtype=np.int64))
+        out |= np.isin(frame.simulations.simulation_id, np.array(simulations, dtype=np.int64))
+        frame.keep(~out)
+        known = set(entries)
+        frame.unreadable = [key for key in frame.unreadable if key not in known]
 
-    On a kept day, from which the next piece goes on.
-    """
-    end = begins + PIECE_DAYS - 1
-    while end < last and end not in kept:
-        end += 1
-    return min(end, last)
 
-
-def _advance_days(  # noqa: PLR0913 - all that the days of a batch have in common
+def _advance_days(
     connection: Connection,
     frame: Frame,
     market: Market,
@@ -199,11 +200,10 @@ def _advance_days(  # noqa: PLR0913 - all that the days of a batch have in commo
     until: NDArray[np.int32] | None,
     between_days: Callable[[], None],
     kept: KeptDays,
-    *,
-    advanced: NDArray[np.bool_],
 ) -> None:
     simulations, state, at = frame.simulations, frame.state, frame.state_day.copy()
     alive = np.ones(len(simulations), dtype=np.bool_)
+    advanced = np.zeros(len(simulations), dtype=np.bool_)
     pending = _Pending() if until is not None and len(simulations) <= _FEW_SIMULATIONS else None
     for day in range(days[0], days[1] + 1):
         due = alive & (at == day - 1)
@@ -232,8 +232,7 @@ def _advance_days(  # noqa: PLR0913 - all that the days of a batch have in commo
     if pending is not None:
         _write_pending(connection, pending, totals)
     _write_newest(connection, simulations, state, at, np.flatnonzero(alive & advanced), totals, kept)
-    # Who goes on in the next piece is counted there.
-    totals.simulations = int((advanced if totals.came_to is None else advanced & ~alive).sum())
+    totals.simulations = int(advanced.sum())
     current = alive & (at == (days[1] if until is None else until))
     totals.equity = exact_sum(state.equity[current])
     totals.top = top_by_return(simulations.take(np.flatnonzero(current)), state.equity[current])

@@ -3,17 +3,15 @@
 Guarantees: whoever works on a batch holds its lease, a session lock, so that a second delivery of the message finds it
 taken or done; rows, counters and the status `done` appear in one commit, which succeeds only while the claim is the
 newest; a worker that dies leaves a batch that is `running` without a lease, which the reconciler publishes again.
-
-A night over very many days is done in pieces, each a commit (services.pieces), under one lease for as long as half of
-the time limit; then the batch is given back, and goes on from there.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
 
@@ -24,7 +22,7 @@ from sqlalchemy.exc import OperationalError
 from core import tracing
 from core.clock import day_from_number
 from core.database import session_scope
-from core.errors import GoesOnError, NightFirstError, PublishError
+from core.errors import NightFirstError, PublishError, StaleClaimError
 from core.log import get_logger, log_context, mask_secrets
 from core.settings import Settings
 from models.partitions import ensure_month_partitions
@@ -34,7 +32,6 @@ from services.giving_way import GiveWay
 from services.locks import Connection, lock_granules, lock_granules_of_run, try_lock_batch, unlock_batch
 from services.market_data import MarketCache
 from services.partitions import ensure_days
-from services.pieces import Fence, commit_piece
 from services.poison import REASON_ERROR, REASON_WORKER_LOST, Suspect, allowed_attempts, divide
 from services.publishing import Publisher
 from services.quarantine import quarantine
@@ -80,10 +77,7 @@ class BatchOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A batch as it was claimed. `attempts` is the fence: a later claim has a higher one.
-
-    `digest`, `timings`, `came_to`: of its earlier pieces, the last the day with which they end (services.pieces).
-    """
+    """A batch as it was claimed. `attempts` is the fence: a later claim has a higher one."""
 
     id: int
     run_id: int
@@ -97,9 +91,6 @@ class Claim:
     parent_id: int | None
     scoped: bool
     exhausted: bool
-    digest: int
-    timings: dict[str, float]
-    came_to: date | None
 
 
 @dataclass(slots=True)
@@ -143,8 +134,7 @@ class BatchWorker:
             over = connection.closed or may_end(connection, claim.run_id)
         ended = finish_runs(self.engine, now=self.clock()) if over else []
         with tracing.detached():
-            gave_back = outcome.outcome is Outcome.RETRIED and claim.kind == "nightly"
-            if ended or gave_back or outcome.outcome is Outcome.DIVIDED:
+            if ended or outcome.outcome is Outcome.DIVIDED:
                 in_flight = self.settings.reprocess_in_flight
                 publish_planned(self.engine, self.publish, now=self.clock(), in_flight=in_flight)
             elif claim.kind != "nightly":
@@ -160,33 +150,23 @@ class BatchWorker:
 
     def _attempt(self, connection: Connection, claim: Claim) -> BatchOutcome:
         started = time.perf_counter()
-        rows = trades = faults = 0
-        while True:
-            try:
-                totals, fence = self._work(connection, claim)
-            except Exception as error:  # noqa: BLE001 (any error of the work is decided upon here; none may lose the batch)
-                return self._recover(connection, claim, error, started)
-            except BaseException as ending:
-                # The process was told to stop: the batch is another's, its attempt is not counted, and we go.
-                self._recover(connection, claim, ending, started)
-                raise
-            rows, trades, faults = rows + totals.rows, trades + totals.trades, faults + len(totals.faults)
-            if totals.came_to is None:
-                break
-            claim = replace(
-                claim, attempts=fence.attempts, digest=fence.digest, timings=dict(fence.timings), came_to=totals.came_to
-            )
-            if time.perf_counter() - started > self.settings.soft_time_limit / 2:
-                # The next piece might not end in time.
-                return self._recover(connection, claim, GoesOnError(f"done through {claim.came_to}"), started)
+        try:
+            totals = self._work(connection, claim)
+        except Exception as error:  # noqa: BLE001 (any error of the work is decided upon here; none may lose the batch)
+            return self._recover(connection, claim, error, started)
+        except BaseException as ending:
+            # The process was told to stop: the batch is another's, its attempt is not counted, and we go.
+            self._recover(connection, claim, ending, started)
+            raise
         stages = {stage: round(seconds, 6) for stage, seconds in totals.seconds.items()}
         log.info(
-            "batch done", day=claim.day, users=claim.users, rows=rows, trades=trades, quarantined=faults,
-            seconds=round(time.perf_counter() - started, 4), stages=stages,
+            "batch done", day=claim.day, users=claim.users, rows=totals.rows, trades=totals.trades,
+            quarantined=len(totals.faults), seconds=round(time.perf_counter() - started, 4), stages=stages,
         )  # fmt: skip
-        return BatchOutcome(Outcome.DONE, claim.users, rows, trades, faults, totals.seconds["commit"])
+        faults = len(totals.faults)
+        return BatchOutcome(Outcome.DONE, claim.users, totals.rows, totals.trades, faults, totals.seconds["commit"])
 
-    def _work(self, connection: Connection, claim: Claim) -> tuple[Totals, Fence]:
+    def _work(self, connection: Connection, claim: Claim) -> Totals:
         users = (claim.user_lo, claim.user_hi)
         scope = Scope(claim.run_id, users) if claim.scoped else None
         with connection.transaction():
@@ -197,20 +177,19 @@ class BatchWorker:
                 clear_for_prices(connection, scope, self.clock())
             totals = advance_users(
                 connection,
-                BatchWork(users, claim.first_day, claim.day, scope, claim.came_to),
+                BatchWork(users, claim.first_day, claim.day, scope),
                 lambda days: self.markets.get(connection, claim.run_id, days),
                 self._make_partitions,
                 (lambda: None) if scope is None else GiveWay(connection),
             )
             quarantine(connection, totals.faults, run_id=claim.run_id, batch_id=claim.id, now=self.clock())
             _reach(connection, claim, totals)
-            fence = Fence(claim.id, claim.attempts, claim.digest, claim.timings)
-            fence = commit_piece(connection, fence, totals, self.clock())
+            _complete(connection, claim, totals, self.clock())
             written = time.perf_counter()
         committed = time.perf_counter()
         totals.seconds["commit"] = committed - written
         tracing.stage("commit", written, committed)
-        return totals, fence
+        return totals
 
     def _make_partitions(self, first: date, last: date) -> None:
         days = [date.fromordinal(number) for number in range(first.toordinal(), last.toordinal() + 1)]
@@ -227,8 +206,6 @@ class BatchWorker:
         seconds = round(time.perf_counter() - started, 4)
         if isinstance(error, NightFirstError):
             log.info("batch given back: a night is waiting", seconds=seconds)
-        elif isinstance(error, GoesOnError):
-            log.info("batch given back: its time is up", through=claim.came_to, seconds=seconds)
         elif isinstance(error, Exception):
             log.error("batch attempt failed", decision=retry.decision, error=detail, seconds=seconds, exc_info=error)
             tracing.failed(detail)
@@ -297,7 +274,7 @@ WHERE b.id = c.id AND r.id = b.run_id
 RETURNING b.id, b.run_id, r.kind, r.first_day, r.day, b.user_lo, b.user_hi, b.users, b.attempts, b.parent_id,
     CASE WHEN r.kind = 'nightly' THEN false
         ELSE EXISTS (SELECT FROM run_simulations k WHERE k.run_id = b.run_id) END AS scoped,
-    c.exhausted, coalesce(b.digest, 0) AS digest, coalesce(b.timings, '{}') AS timings, b.came_to
+    c.exhausted
 """
 
 
@@ -311,12 +288,12 @@ def _claim(connection: Connection, batch_id: int, worker: str, now: datetime, al
 _GIVE_BACK = """
 UPDATE batches
 SET status = %(status)s, error = %(error)s, not_before = %(not_before)s, finished_at = %(finished_at)s,
-    attempts = greatest(attempts - %(refund)s, 0)
+    attempts = attempts - %(refund)s
 WHERE id = %(id)s AND status = 'running' AND attempts = %(attempts)s
 """
 # While its worker looked for a new session, the reconciler found the batch and counted the attempt.
 _REFUND = """
-UPDATE batches SET attempts = greatest(attempts - 1, 0)
+UPDATE batches SET attempts = attempts - 1
 WHERE id = %(id)s AND status IN ('planned', 'queued') AND attempts = %(attempts)s
 """
 # PostgreSQL died and forgot the claim: the batch waits for a message that is spent.
@@ -324,6 +301,15 @@ _TAKE_BACK = """
 UPDATE batches SET status = 'planned', not_before = %(not_before)s
 WHERE id = %(id)s AND status = 'queued' AND attempts = %(attempts)s - 1
 """
+
+_COMPLETE = """
+UPDATE batches
+SET status = 'done', finished_at = %(now)s, simulations = %(simulations)s, rows = %(rows)s, trades = %(trades)s,
+    quarantined = %(quarantined)s, total_equity = %(equity)s, total_fees = %(fees)s, digest = %(digest)s,
+    top = %(top)s, timings = %(timings)s, error = NULL
+WHERE id = %(id)s AND status = 'running' AND attempts = %(attempts)s
+"""
+
 
 # Before the batch's own row: whoever orders something of a run locks the run first.
 _REACH = "UPDATE runs SET day = %(day)s WHERE id = %(run)s AND day < %(day)s"
@@ -334,3 +320,28 @@ def _reach(connection: Connection, claim: Claim, totals: Totals) -> None:
     reached = day_from_number(totals.last)
     if reached > claim.day:
         connection.execute(_REACH, {"run": claim.run_id, "day": reached})
+
+
+def _complete(connection: Connection, claim: Claim, totals: Totals, now: datetime) -> None:
+    """Mark the batch done in the transaction that wrote its rows; refuse if the claim is not the newest any more."""
+    values = {
+        "id": claim.id,
+        "attempts": claim.attempts,
+        "now": now,
+        "simulations": totals.simulations,
+        "rows": totals.rows,
+        "trades": totals.trades,
+        "quarantined": len(totals.faults),
+        "equity": totals.equity,
+        "fees": totals.fees,
+        "digest": signed(totals.digest),
+        "top": json.dumps(totals.top),
+        "timings": json.dumps({stage: round(seconds, 6) for stage, seconds in totals.seconds.items()}),
+    }
+    if connection.execute(_COMPLETE, values).rowcount != 1:
+        raise StaleClaimError(f"batch {claim.id} was claimed, split or cancelled by somebody else meanwhile")
+
+
+def signed(digest: int) -> int:
+    """A digest as PostgreSQL's signed bigint."""
+    return digest - 2**64 if digest >= 2**63 else digest

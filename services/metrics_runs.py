@@ -23,13 +23,9 @@ _BATCHES = text(
 )
 _QUARANTINED = text("SELECT count(DISTINCT user_id) FROM quarantine WHERE cleared_at IS NULL")
 # That nobody works on a run that is paused is no standstill.
-# A batch of very many days ends late, and is claimed again behind its pieces; where it gets no further, attempts grow.
 _PROGRESS = text(
     """
-    SELECT r.kind, max(greatest(r.started_at, (
-        SELECT max(coalesce(b.finished_at, b.started_at)) FROM batches b
-        WHERE b.run_id = r.id AND (b.finished_at IS NOT NULL OR (b.came_to IS NOT NULL AND b.attempts <= 1))
-    ))) AS at
+    SELECT r.kind, max(greatest(r.started_at, (SELECT max(b.finished_at) FROM batches b WHERE b.run_id = r.id))) AS at
     FROM runs r WHERE r.status = 'running' AND NOT r.paused GROUP BY r.kind
     """
 )
@@ -68,7 +64,7 @@ class RunMetrics:
     """`runs` by (kind, status); `batches` by status, of the unfinished runs and the newest one.
 
     `quarantined`: users with an active entry. `progress`: when a run of this kind, of those that run, last ended a
-    batch, went on with one behind a piece of it, or began. `newest`: the newest 20 runs.
+    batch, or began. `newest`: the newest 20 runs.
     """
 
     runs: dict[tuple[str, str], int]

@@ -62,7 +62,7 @@ def divide(
                 (middle, suspect.user_hi, len(users) - len(users) // 2),
             ]
             for lo, hi, count in halves:
-                connection.execute(_CHILD, (suspect.run_id, suspect.run_id, lo, hi, count, suspect.id))
+                connection.execute(_CHILD, (suspect.run_id, suspect.run_id, suspect.id, lo, hi, count))
     return status
 
 
@@ -93,8 +93,7 @@ SELECT DISTINCT user_id FROM simulations WHERE user_id >= %s AND user_id < %s AN
 """
 _END = """
 UPDATE batches
-SET status = %(status)s, finished_at = %(now)s, error = %(detail)s,
-    quarantined = coalesce(quarantined, 0) + %(quarantined)s
+SET status = %(status)s, finished_at = %(now)s, error = %(detail)s, quarantined = %(quarantined)s
 WHERE id = %(id)s AND attempts = %(attempts)s AND status IN ('planned', 'queued', 'running')
 """
 _QUARANTINE = """
@@ -103,7 +102,6 @@ VALUES (%s, NULL, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (user_id, simulation_id) WHERE cleared_at IS NULL DO NOTHING
 """
 _CHILD = """
-INSERT INTO batches (run_id, seq, parent_id, user_lo, user_hi, users, status, came_to)
-SELECT %s, (SELECT max(seq) + 1 FROM batches WHERE run_id = %s), id, %s, %s, %s, 'planned', came_to
-FROM batches WHERE id = %s
+INSERT INTO batches (run_id, seq, parent_id, user_lo, user_hi, users, status)
+VALUES (%s, (SELECT max(seq) + 1 FROM batches WHERE run_id = %s), %s, %s, %s, %s, 'planned')
 """

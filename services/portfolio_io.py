@@ -86,32 +86,6 @@ def place_latest(connection: Connection, frame: Frame, where: NDArray[np.bool_],
     place_states(frame, read_groups(states, STATE_COLUMNS, keys=1))
 
 
-def place_left_at(
-    connection: Connection,
-    frame: Frame,
-    simulations: NDArray[np.int64],
-    users: tuple[int, int],
-    days: tuple[date, date],
-) -> NDArray[np.int64]:
-    """Give those of `simulations` whose newest row is on the first of `days` the state of that row; their ids.
-
-    Who has a row between the two days, or on the second, is left as he is. All are of `users`.
-    """
-    day, then = days
-    listed = ", ".join(map(str, simulations.tolist()))
-    query = (
-        f"SELECT {day_number(day)}, {gathered_states('p.')} FROM portfolio_days p"  # noqa: S608 - as above
-        f" WHERE p.day = '{day}' AND p.user_id >= {int(users[0])} AND p.user_id < {int(users[1])}"
-        f" AND p.simulation_id IN ({listed}) AND NOT EXISTS ("
-        "SELECT FROM portfolio_days n WHERE n.user_id = p.user_id AND n.simulation_id = p.simulation_id"
-        f" AND n.day > '{day}' AND n.day <= '{then}'"
-        f") GROUP BY {state_layout('p.')}"
-    )
-    groups = read_groups(copy_out(connection, query), STATE_COLUMNS, keys=1)
-    place_states(frame, groups)
-    return np.concatenate([np.zeros(0, dtype=np.int64), *(group.values["simulation_id"] for group in groups)])
-
-
 def _latest_query(keys: Sequence[tuple[int, int]], through: date) -> str:
     newest = newest_row(f"d.day <= '{through}'")
     values = ", ".join(f"({user}::bigint, {simulation}::bigint)" for user, simulation in keys)

@@ -29,7 +29,7 @@ _MOMENTS = (
     ("services.batches", "_claim", "before_claim", "after_claim"),
     ("services.advance", "_read", "", "after_read"),
     ("services.advance", "write_portfolio_days", "before_copy", "after_copy"),
-    ("services.batches", "commit_piece", "before_done", "before_commit"),
+    ("services.batches", "_complete", "before_done", "before_commit"),
     ("services.batches", "BatchWorker._work", "", "after_commit"),
     ("services.batches", "BatchWorker.advance", "", "before_ack"),
     ("workers.publisher", "CeleryPublisher.__call__", "before_publish", "after_publish"),

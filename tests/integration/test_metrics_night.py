@@ -71,15 +71,6 @@ def test_a_night_at_work_by_the_wall_clock(engine: Engine, redis_url: str) -> No
     assert ("nightshift_night_finished_timestamp_seconds", ()) not in samples
     progress = "nightshift_run_last_progress_timestamp_seconds", ("nightly",)
     assert samples[progress] == (wall - timedelta(seconds=7)).timestamp()
-    # Who goes on with a batch that has kept a piece gets on; who begins with it again and again does not.
-    going_on = (
-        "UPDATE batches SET status = 'running', finished_at = NULL, came_to = :day, started_at = :at, attempts = 1"
-        " WHERE status = 'queued'"
-    )
-    change(engine, going_on, day=DAY, at=NOW - timedelta(seconds=3))
-    assert scrape(exporter(engine, redis_url))[progress] == (NOW - timedelta(seconds=3)).timestamp()
-    change(engine, "UPDATE batches SET attempts = 2 WHERE status = 'running'")
-    assert scrape(exporter(engine, redis_url))[progress] == (NOW - timedelta(seconds=7)).timestamp()
     # Nobody works on what is paused, and that is no standstill.
     change(engine, "UPDATE runs SET paused = true")
     assert progress not in scrape(exporter(engine, redis_url))

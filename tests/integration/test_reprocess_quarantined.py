@@ -196,7 +196,7 @@ def test_neither_who_is_left_out_nor_who_is_done_is_looked_up_one_by_one(
         looked_up.extend(frame.simulations.user_id[where].tolist())
         portfolio_io.place_latest(connection, frame, where, through)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("services.starting_states.place_latest", place_latest)
+    monkeypatch.setattr("services.advance.place_latest", place_latest)
     assert scalar(fresh, OPEN) > 20
     night.run(LAST + timedelta(days=1))
     assert looked_up == []

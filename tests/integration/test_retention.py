@@ -235,31 +235,6 @@ def test_who_begins_before_what_is_kept_and_fails_there_goes_on_when_his_price_c
     assert_same_where_kept(*both)
 
 
-def test_who_begins_before_what_is_kept_is_brought_up_in_pieces_from_kept_days(
-    both: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And somebody who fails on a day that is not kept, behind a piece."""
-    shortened, untouched = both
-    newcomers = (
-        "INSERT INTO simulations (user_id, strategy, start_day, initial_cash, params, asset_ids, weights_ppm)"
-        " SELECT user_id, strategy, '2022-09-25', initial_cash, params, asset_ids, weights_ppm FROM simulations"
-        " WHERE user_id > 2 AND start_day <= '2022-09-25'"
-    )
-    short = "DELETE FROM closes WHERE asset_id = 3 AND day BETWEEN '2022-10-05' AND '2022-10-20'"
-    for engine, days in ((shortened, 4), (untouched, 1000)):
-        monkeypatch.setattr("services.advance.PIECE_DAYS", days)
-        change(engine, newcomers)
-        change(engine, short)
-        night = Night(engine, settings(), now=LATER)
-        night.run(LAST_SAMPLE_DAY + timedelta(days=1))
-    came_to = "SELECT came_to FROM batches ORDER BY id DESC LIMIT 1"
-    assert (scalar(shortened, came_to), scalar(untouched, came_to)) == (LAST_SAMPLE_DAY - timedelta(days=1), None)
-    assert scalar(shortened, "SELECT count(*) FROM quarantine WHERE reason = 'no_close'") > 0
-    assert_same_where_kept(shortened, untouched)
-    counts = "SELECT simulations, trades, quarantined, total_equity, total_fees FROM runs ORDER BY id DESC LIMIT 1"
-    assert rows(shortened, counts) == rows(untouched, counts)
-
-
 def test_what_begins_where_no_close_is_kept_is_refused_with_the_days_on_which_it_can(
     both: tuple[Engine, Engine],
 ) -> None:

@@ -168,7 +168,7 @@ def test_a_batch_that_is_tried_again_is_on_record_once(night: Night, monkeypatch
     run = correct(night, ASSET, MIDDLE, 7).run
     night.publish()
     with monkeypatch.context() as patch:
-        patch.setattr(batches, "commit_piece", _die)
+        patch.setattr(batches, "_complete", _die)
         for message in list(night.queue.messages):
             with pytest.raises(SystemExit):
                 night.worker.advance(message.batch_id)

@@ -91,7 +91,7 @@ def test_a_worker_that_dies_in_the_middle_leaves_the_old_days(
     correct(done, ASSET, MIDDLE, PRICE)
     done.publish()
     with monkeypatch.context() as patch:
-        patch.setattr(batches, "commit_piece", _die)
+        patch.setattr(batches, "_complete", _die)
         for message in list(done.queue.messages):
             with pytest.raises(SystemExit):
                 done.worker.advance(message.batch_id)

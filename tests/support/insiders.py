@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from services import advance, batches, pieces
+from services import batches
 from services.advance import Totals
 from services.batches import Claim
 from services.locks import Connection, unlock_batch
-from services.pieces import Fence
 from tests.support.nights import ROOT
 from workers.shutdown import Shutdown
 
@@ -42,32 +41,12 @@ def stop_before_done(first_lets_go: bool) -> None:
     Args:
         first_lets_go: the first to claim a batch gives its lease away at that moment, and does not know.
     """
-    commit = pieces.commit_piece
+    complete = batches._complete
 
-    def stop_and_commit(connection: Connection, fence: Fence, totals: Totals, now: datetime) -> Fence:
-        if first_lets_go and fence.attempts == 1:
-            unlock_batch(connection, fence.id)
+    def stop_and_complete(connection: Connection, claim: Claim, totals: Totals, now: datetime) -> None:
+        if first_lets_go and claim.attempts == 1:
+            unlock_batch(connection, claim.id)
         os.kill(os.getpid(), signal.SIGSTOP)
-        return commit(connection, fence, totals, now)
+        complete(connection, claim, totals, now)
 
-    batches.commit_piece = stop_and_commit  # type: ignore[attr-defined]
-
-
-def die_behind_pieces(days: int, lives: list[str]) -> None:
-    """Pieces of a batch have so many days; who has committed one dies, as by SIGKILL, as long as there are `lives`.
-
-    Args:
-        lives: files, of which each death takes one.
-    """
-    advance.PIECE_DAYS = days
-    work = batches.BatchWorker._work
-
-    def work_and_die(self: batches.BatchWorker, connection: Connection, claim: Claim) -> tuple[Totals, Fence]:
-        done = work(self, connection, claim)
-        for life in lives:
-            if Path(life).exists():
-                Path(life).unlink()
-                os.kill(os.getpid(), signal.SIGKILL)
-        return done
-
-    batches.BatchWorker._work = work_and_die  # type: ignore[method-assign]
+    batches._complete = stop_and_complete

@@ -39,7 +39,7 @@ CATALOGUE: tuple[MetricSpec, ...] = (
         GAUGE, "runs",
         ("runs", "kind status", "Runs, by kind and status."),
         ("run_last_progress_timestamp_seconds", "kind",
-         "When a running run of this kind last ended a batch or piece, or began; absent if none runs, or all paused."),
+         "When a running run of this kind last ended a batch, or began; absent while none runs, or all are paused."),
         ("run_info", "run kind day status", "1, for each of the newest 20 runs."),
         ("run_users", "run", "Users of a run."),
         ("run_users_done", "run", "Users of a run whose batch is done."),
