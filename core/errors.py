@@ -37,5 +37,9 @@ class NightFirstError(NightshiftError):
     """A night is waiting: this batch of ad-hoc work is rolled back and comes again later."""
 
 
+class ComesAgainError(NightshiftError):
+    """The batch has no time left: what it has prepared is kept, its attempt does not count, and it comes again."""
+
+
 class PublishError(NightshiftError):
     """Redis did not confirm the messages: whether they were delivered is unknown. Publishing again is safe."""

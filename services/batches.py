@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
+from functools import partial
 
 from psycopg.rows import class_row
 from sqlalchemy import Engine
@@ -22,7 +23,7 @@ from sqlalchemy.exc import OperationalError
 from core import tracing
 from core.clock import day_from_number
 from core.database import session_scope
-from core.errors import NightFirstError, PublishError, StaleClaimError
+from core.errors import ComesAgainError, NightFirstError, PublishError, StaleClaimError
 from core.log import get_logger, log_context, mask_secrets
 from core.settings import Settings
 from models.partitions import ensure_month_partitions
@@ -151,7 +152,7 @@ class BatchWorker:
     def _attempt(self, connection: Connection, claim: Claim) -> BatchOutcome:
         started = time.perf_counter()
         try:
-            totals = self._work(connection, claim)
+            totals = self._work(connection, claim, started)
         except Exception as error:  # noqa: BLE001 (any error of the work is decided upon here; none may lose the batch)
             return self._recover(connection, claim, error, started)
         except BaseException as ending:
@@ -166,7 +167,7 @@ class BatchWorker:
         faults = len(totals.faults)
         return BatchOutcome(Outcome.DONE, claim.users, totals.rows, totals.trades, faults, totals.seconds["commit"])
 
-    def _work(self, connection: Connection, claim: Claim) -> Totals:
+    def _work(self, connection: Connection, claim: Claim, started: float) -> Totals:
         users = (claim.user_lo, claim.user_hi)
         scope = Scope(claim.run_id, users) if claim.scoped else None
         with connection.transaction():
@@ -179,7 +180,7 @@ class BatchWorker:
                 connection,
                 BatchWork(users, claim.first_day, claim.day, scope),
                 lambda days: self.markets.get(connection, claim.run_id, days),
-                self._make_partitions,
+                partial(self._make_partitions, started),
                 (lambda: None) if scope is None else GiveWay(connection),
             )
             quarantine(connection, totals.faults, run_id=claim.run_id, batch_id=claim.id, now=self.clock())
@@ -191,12 +192,17 @@ class BatchWorker:
         tracing.stage("commit", written, committed)
         return totals
 
-    def _make_partitions(self, first: date, last: date) -> None:
+    def _make_partitions(self, started: float, first: date, last: date) -> None:
+        def told(made: int, missing: int) -> None:
+            # Those of twelve years take minutes. An attempt always makes one, so this ends.
+            if 0 < made < missing and time.perf_counter() - started > self.settings.soft_time_limit / 2:
+                raise ComesAgainError(f"{made:,} of {missing:,} partitions are made")
+
         days = [date.fromordinal(number) for number in range(first.toordinal(), last.toordinal() + 1)]
         with session_scope(self.engine) as session:
             kept = kept_days(session)
-        # One by one: of years, an attempt that runs out of time leaves them to the next, and a night waits for one.
-        ensure_days(self.engine, [day for day in days if day in kept])
+        # One by one: an attempt leaves them to the next, and a night that wants one meanwhile waits for one.
+        ensure_days(self.engine, [day for day in days if day in kept], told=told)
         with self.engine.begin() as connection:
             ensure_month_partitions(connection, "trades", days)
 
@@ -206,6 +212,8 @@ class BatchWorker:
         seconds = round(time.perf_counter() - started, 4)
         if isinstance(error, NightFirstError):
             log.info("batch given back: a night is waiting", seconds=seconds)
+        elif isinstance(error, ComesAgainError):
+            log.info("batch given back: its time is up", prepared=detail, seconds=seconds)
         elif isinstance(error, Exception):
             log.error("batch attempt failed", decision=retry.decision, error=detail, seconds=seconds, exc_info=error)
             tracing.failed(detail)
@@ -216,12 +224,14 @@ class BatchWorker:
         patience = _RECONNECT_SECONDS if isinstance(error, Exception) else 0
         try:
             with usable_session(self.engine, connection, patience) as session:
-                return self._settle(session, claim, retry, detail)
+                return self._settle(session, claim, retry, detail, as_meant=isinstance(error, ComesAgainError))
         except OperationalError:
             log.warning("batch not given back: the database is away; the reconciler will find it")
             return BatchOutcome(Outcome.NOT_DUE, detail="the database is away")
 
-    def _settle(self, connection: Connection, claim: Claim, retry: Retry, detail: str) -> BatchOutcome:
+    def _settle(
+        self, connection: Connection, claim: Claim, retry: Retry, detail: str, *, as_meant: bool
+    ) -> BatchOutcome:
         allowed = allowed_attempts(planned=claim.parent_id is None, users=claim.users, settings=self.settings)
         suspected = retry.decision is Decision.SUSPECT
         if retry.decision is Decision.DIVIDE or (suspected and claim.attempts >= allowed):
@@ -235,6 +245,8 @@ class BatchWorker:
             "not_before": self.clock() + delay if delay else None,
             "finished_at": self.clock() if failed else None,
             "refund": 1 if retry.decision is Decision.RETRY else 0,
+            # Nobody is told of a message that had to be sent again.
+            "unpublished": int(as_meant),
             "id": claim.id,
             "attempts": claim.attempts,
         }
@@ -288,7 +300,7 @@ def _claim(connection: Connection, batch_id: int, worker: str, now: datetime, al
 _GIVE_BACK = """
 UPDATE batches
 SET status = %(status)s, error = %(error)s, not_before = %(not_before)s, finished_at = %(finished_at)s,
-    attempts = attempts - %(refund)s
+    attempts = attempts - %(refund)s, publications = publications - %(unpublished)s
 WHERE id = %(id)s AND status = 'running' AND attempts = %(attempts)s
 """
 # While its worker looked for a new session, the reconciler found the batch and counted the attempt.

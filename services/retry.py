@@ -21,7 +21,7 @@ import psycopg
 import redis.exceptions
 import sqlalchemy.exc
 
-from core.errors import NightFirstError, PublishError, ServerUnreachableError, StaleClaimError
+from core.errors import ComesAgainError, NightFirstError, PublishError, ServerUnreachableError, StaleClaimError
 
 _BASE_SECONDS = 0.5
 _CAP_SECONDS = 60.0
@@ -124,8 +124,8 @@ def decide_retry(error: BaseException, attempt: int) -> Retry:
 
     The caller adds the jitter: this function is pure.
     """
-    if isinstance(error, NightFirstError):
-        # Its queue is behind that of the night.
+    if isinstance(error, NightFirstError | ComesAgainError):
+        # The queue of the one is behind that of the night; of the other less is left to do.
         return Retry(Decision.RETRY, timedelta(0))
     delay = min(_BASE_SECONDS * 2 ** min(max(attempt, 1) - 1, 16), _CAP_SECONDS)
     return Retry(_decide(error), timedelta(seconds=delay))

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -160,7 +161,7 @@ def test_partitions_of_days_long_ago_stay_if_the_attempt_ends_before_there_are_a
     worker = Night(fresh, settings()).worker
     with ThreadPoolExecutor(1) as thread:
         with held(fresh, "trades"):
-            made = thread.submit(worker._make_partitions, FIRST_NIGHT, LAST)
+            made = thread.submit(worker._make_partitions, time.perf_counter(), FIRST_NIGHT, LAST)
             wait_until(lambda: rows(fresh, WAITING, table="trades"), what="it makes the last ones")
             assert names(fresh, PARTITIONS) == DAYS
         made.result()

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from core.database import session_scope
 from core.errors import UsageError
+from services.batches import Outcome
 from services.digest import digest_of_day
 from services.planning import plan_night
 from services.tick import tick
@@ -191,6 +192,26 @@ def test_new_backdated_and_left_out_simulations_catch_up(month: Engine, fresh: E
     whole = "SELECT md5(string_agg(t::text, ',' ORDER BY day, simulation_id)) FROM portfolio_days t"
     assert scalar(fresh, whole) == scalar(month, whole)
     assert scalar(fresh, "SELECT count(*) FROM trades") == scalar(month, "SELECT count(*) FROM trades")
+
+
+def test_whoever_begins_long_ago_is_not_blamed_for_the_time_that_partitions_take(fresh: Engine) -> None:
+    """Those of years take minutes. Without any time, each attempt makes one, and none of them counts."""
+    night = Night(fresh, settings(700))
+    night.run(FIRST_NIGHT)
+    newest = scalar(fresh, "SELECT max(id) FROM simulations WHERE start_day > :day", day=FIRST_NIGHT)
+    begins = FIRST_NIGHT - timedelta(days=9)
+    change(fresh, f"UPDATE simulations SET start_day = '{begins}' WHERE id = {newest}")
+
+    hurried = Night(fresh, night.settings.model_copy(update={"soft_time_limit": 0}))
+    hurried.plan(FIRST_NIGHT + timedelta(days=1))
+    outcomes = []
+    while hurried.publish():
+        outcomes += [outcome.outcome for outcome in hurried.drain()]
+    assert (outcomes.count(Outcome.RETRIED), outcomes.count(Outcome.DONE), len(outcomes)) == (8, 2, 10)
+    assert rows(fresh, "SELECT DISTINCT status, attempts, publications FROM batches") == [("done", 1, 1)]
+    days = "SELECT min(day), count(*) FROM portfolio_days WHERE simulation_id = :id"
+    assert rows(fresh, days, id=newest) == [(begins, 11)]
+    assert scalar(fresh, "SELECT count(*) FROM quarantine") == 0
 
 
 def test_a_night_without_users_or_prices(engine: Engine) -> None:
